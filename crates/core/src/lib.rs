@@ -1,0 +1,19 @@
+//! The heart of Larder, without sockets, files or a clock of its own.
+
+pub mod clock;
+mod error;
+mod key;
+pub mod loader;
+pub mod membership;
+pub mod peer;
+mod value;
+pub mod version;
+
+pub use clock::{Clock, Moment};
+pub use error::{Error, ErrorKind};
+pub use key::{KEY_LEN_MAX, Key};
+pub use loader::{Found, LoadError, LoadRequest, Loaded, Loader};
+pub use membership::{Member, MemberState, Members, Membership};
+pub use peer::{PeerClient, Transport};
+pub use value::Value;
+pub use version::{HybridClock, Version};
