@@ -6,6 +6,7 @@ mod key;
 pub mod loader;
 pub mod membership;
 pub mod peer;
+pub mod placement;
 mod value;
 pub mod version;
 

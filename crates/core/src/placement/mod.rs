@@ -1,0 +1,5 @@
+//! Which node owns which key.
+
+mod slot;
+
+pub use slot::{SLOT_COUNT, Slot};
