@@ -62,6 +62,38 @@ impl ErrorKind {
         Self::TimedOut,
         Self::Indeterminate,
     ];
+
+    /// The kind's name on every wire: the `type` of a problem (RFC 9457) and what other nodes are told.
+    #[must_use]
+    pub const fn slug(self) -> &'static str {
+        match self {
+            Self::Invalid => "bad-request",
+            Self::UnknownGroup => "unknown-group",
+            Self::ReadOnly => "read-only",
+            Self::VersionMismatch => "version-mismatch",
+            Self::TooLarge => "too-large",
+            Self::Origin => "origin-failed",
+            Self::Overloaded => "overloaded",
+            Self::OwnerUnreachable => "owner-unreachable",
+            Self::NoAuthority => "no-authority",
+            Self::Draining => "draining",
+            Self::TimedOut => "timed-out",
+            Self::Indeterminate => "indeterminate",
+        }
+    }
+
+    /// The kind of this name; `None` if it names none.
+    ///
+    /// ```
+    /// use larder_core::ErrorKind;
+    ///
+    /// assert_eq!(ErrorKind::from_slug("origin-failed"), Some(ErrorKind::Origin));
+    /// assert_eq!(ErrorKind::from_slug("not-found"), None, "that is an answer");
+    /// ```
+    #[must_use]
+    pub fn from_slug(slug: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.slug() == slug)
+    }
 }
 
 impl Error {
@@ -156,3 +188,15 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_slug_of_its_own() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::from_slug(kind.slug()), Some(kind));
+        }
+    }
+}

@@ -7,6 +7,8 @@ pub mod loader;
 pub mod membership;
 pub mod peer;
 pub mod placement;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod value;
 pub mod version;
 
@@ -15,6 +17,6 @@ pub use error::{Error, ErrorKind};
 pub use key::{KEY_LEN_MAX, Key};
 pub use loader::{Found, LoadError, LoadRequest, Loaded, Loader};
 pub use membership::{Member, MemberState, Members, Membership};
-pub use peer::{PeerClient, Transport};
+pub use peer::{PeerClient, PeerService, Transport};
 pub use value::Value;
 pub use version::{HybridClock, Version};

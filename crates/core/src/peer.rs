@@ -31,17 +31,25 @@ pub struct PeerGet {
     pub group: Arc<str>,
     /// The key.
     pub key: Key,
-    /// When the answer is of no more use.
-    pub deadline: Instant,
     /// In which part the receiver is asked.
     pub asked_as: AskedAs,
+    /// A value longer than this, in bytes, is refused; best before it is read.
+    pub value_len_max: usize,
+    /// When the answer is of no more use.
+    pub deadline: Instant,
     leaving: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl PeerGet {
     /// A question that nobody may join.
-    pub fn new(group: impl Into<Arc<str>>, key: Key, asked_as: AskedAs, deadline: Instant) -> Self {
-        Self { group: group.into(), key, deadline, asked_as, leaving: None }
+    pub fn new(
+        group: impl Into<Arc<str>>,
+        key: Key,
+        asked_as: AskedAs,
+        value_len_max: usize,
+        deadline: Instant,
+    ) -> Self {
+        Self { group: group.into(), key, asked_as, value_len_max, deadline, leaving: None }
     }
 
     /// Has `leaving` called when the request leaves.
@@ -177,6 +185,28 @@ impl fmt::Display for PeerError {
 }
 
 impl std::error::Error for PeerError {}
+
+/// A [`PeerGet`] as the node that is asked gets it.
+#[derive(Clone, Debug)]
+pub struct PeerQuestion {
+    /// The group's name.
+    pub group: Arc<str>,
+    /// The key.
+    pub key: Key,
+    /// In which part this node is asked.
+    pub asked_as: AskedAs,
+    /// When the answer is of no more use.
+    pub deadline: Instant,
+}
+
+/// This node, as the server side of a transport sees it.
+pub trait PeerService: Send + Sync + 'static {
+    /// Answers another node's question.
+    fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>>;
+
+    /// Carries out a write that another node passed on, as [`PeerClient::write`] tells it.
+    fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>>;
+}
 
 /// A link to one other node. Every call ends by its deadline.
 pub trait PeerClient: Send + Sync + 'static {
