@@ -7,6 +7,7 @@ pub mod loader;
 pub mod membership;
 pub mod peer;
 pub mod placement;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod value;

@@ -1,0 +1,61 @@
+//! What is stored, as callers see it: [`Meta`], [`Hit`], and the outcomes of an insert.
+
+use crate::{Moment, Value, Version, placement::Slot, version::Reading};
+
+/// Which of the two tiers an entry belongs to. Both share one budget of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Tier {
+    /// This node owns the key.
+    Main,
+    /// A copy of what another node owns, kept because the key is in demand here.
+    Hot,
+}
+
+/// What is known of an entry beside its value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// The slot of its key, so that a hit checks ownership without hashing.
+    pub slot: Slot,
+    /// Owned or copied.
+    pub tier: Tier,
+    /// Its place in the order of the key's values.
+    pub version: Version,
+    /// The clock's reading when its load began; its age counts from there, in every copy.
+    pub load_start: Reading,
+    /// Until when it is an answer like any other.
+    pub fresh_until: Moment,
+    /// Until when it is kept: at or after `fresh_until`; in between it may be answered as stale.
+    pub keep_until: Moment,
+}
+
+/// What a look-up found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// The value; `None` where it is remembered that there is none.
+    pub value: Option<Value>,
+    /// What is known beside it.
+    pub meta: Meta,
+}
+
+/// What became of an [`insert`](super::Store::insert).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Inserted {
+    /// It is stored.
+    Stored,
+    /// It is too large for the store. What was there for the key is gone; nothing else was evicted.
+    TooLarge,
+}
+
+/// What became of an [`insert_if`](super::Store::insert_if).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Judged {
+    /// The judge agreed, and it is stored.
+    Stored,
+    /// The judge refused; this is what is there.
+    Refused(Option<Hit>),
+    /// The judge agreed, but it is too large for the store. What was there for the key is gone; nothing else was
+    /// evicted.
+    TooLarge,
+}

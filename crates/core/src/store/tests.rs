@@ -1,0 +1,360 @@
+//! The store against a naive reference, and its promises one by one.
+
+use std::{collections::HashMap, sync::atomic::AtomicU64, sync::atomic::Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Version, version::Reading};
+
+/// Entries of the same sizes cost the same.
+const KEY_LEN: usize = 8;
+
+fn slot(number: u16) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+fn at(nanos: u64) -> Moment {
+    Moment::from_nanos(nanos)
+}
+
+fn meta_until(nanos: u64) -> Meta {
+    Meta {
+        slot: slot(1),
+        tier: Tier::Main,
+        version: Version::new(Reading::from_bits(5 << 16), 1),
+        load_start: Reading::from_bits(5 << 16),
+        fresh_until: at(nanos),
+        keep_until: at(nanos),
+    }
+}
+
+fn meta() -> Meta {
+    meta_until(u64::MAX)
+}
+
+fn value(len: usize) -> Option<Value> {
+    Some(Value::from(vec![7; len]))
+}
+
+fn key(number: u64) -> [u8; KEY_LEN] {
+    number.to_be_bytes()
+}
+
+fn store(capacity_bytes: u64, policy: Policy) -> Store {
+    Store::new(StoreConfig { capacity_bytes, policy, shards: Some(1), hash_seed: 3 })
+}
+
+/// What an entry of this value's length costs, alone in a store.
+fn cost(value_len: usize) -> u64 {
+    let store = store(1 << 20, Policy::Lru);
+    let _ = store.insert(&key(0), value(value_len), meta());
+    store.stats().bytes()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Get(u64),
+    Peek(u64),
+    Insert(u64, Option<usize>, Meta),
+    InsertIfNewer(u64, usize, Meta),
+    Remove(u64),
+    RemoveUpTo(u64, Version),
+    DropSlot(Slot),
+    Sweep,
+    Clear,
+    Wait(u64),
+}
+
+fn metas() -> impl Strategy<Value = Meta> {
+    let reading = || prop_oneof![(0..40u64).prop_map(|ms| ms << 16), any::<u64>()].prop_map(Reading::from_bits);
+    let until = || prop_oneof![1..60u64, Just(u64::MAX), any::<u64>()];
+    (0..4u16, any::<bool>(), reading(), 0..3u32, reading(), until(), prop_oneof![Just(0), any::<u64>()]).prop_map(
+        |(number, hot, version, incarnation, load_start, fresh, stale)| Meta {
+            slot: slot(number),
+            tier: if hot { Tier::Hot } else { Tier::Main },
+            version: Version::new(version, incarnation),
+            load_start,
+            fresh_until: at(fresh),
+            keep_until: at(fresh.saturating_add(stale)),
+        },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let key = || 0..12u64;
+    prop_oneof![
+        6 => key().prop_map(Op::Get),
+        2 => key().prop_map(Op::Peek),
+        6 => (key(), proptest::option::weighted(0.8, 0..300usize), metas()).prop_map(|(k, v, m)| Op::Insert(k, v, m)),
+        3 => (key(), 0..300usize, metas()).prop_map(|(k, v, m)| Op::InsertIfNewer(k, v, m)),
+        2 => key().prop_map(Op::Remove),
+        2 => (key(), metas()).prop_map(|(k, m)| Op::RemoveUpTo(k, m.version)),
+        1 => (0..4u16).prop_map(|number| Op::DropSlot(slot(number))),
+        1 => Just(Op::Sweep),
+        1 => Just(Op::Clear),
+        3 => (0..20u64).prop_map(Op::Wait),
+    ]
+}
+
+/// What the store has to agree with while nothing needs to be evicted.
+#[derive(Default)]
+struct Reference {
+    entries: HashMap<u64, Hit>,
+    now: u64,
+}
+
+impl Reference {
+    fn kept(&self, key: u64) -> Option<Hit> {
+        self.entries.get(&key).filter(|hit| hit.meta.keep_until > at(self.now)).cloned()
+    }
+}
+
+fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
+    let now = at(reference.now);
+    match *op {
+        Op::Get(number) => assert_eq!(store.get(&key(number), now), reference.kept(number)),
+        Op::Peek(number) => assert_eq!(store.peek(&key(number), now), reference.kept(number)),
+        Op::Insert(number, len, meta) => {
+            let value = len.and_then(value);
+            assert_eq!(store.insert(&key(number), value.clone(), meta), Inserted::Stored);
+            reference.entries.insert(number, Hit { value, meta });
+        }
+        Op::InsertIfNewer(number, len, meta) => {
+            let newer = |present: Option<&Hit>| present.is_none_or(|hit| hit.meta.version < meta.version);
+            let present = reference.kept(number);
+            let judged = store.insert_if(&key(number), value(len), meta, now, newer);
+            if newer(present.as_ref()) {
+                assert_eq!(judged, Judged::Stored);
+                reference.entries.insert(number, Hit { value: value(len), meta });
+            } else {
+                assert_eq!(judged, Judged::Refused(present));
+            }
+        }
+        Op::Remove(number) => {
+            let removed = store.remove(&key(number));
+            let expected = reference.entries.remove(&number);
+            // What has expired may have been reclaimed already.
+            if expected.as_ref().is_some_and(|hit| hit.meta.keep_until > now) || removed.is_some() {
+                assert_eq!(removed, expected);
+            }
+        }
+        Op::RemoveUpTo(number, version) => {
+            let removed = store.remove_if(&key(number), |hit| hit.meta.version <= version);
+            let up_to = reference.entries.get(&number).is_some_and(|hit| hit.meta.version <= version);
+            let kept = reference.kept(number).is_some();
+            assert!(removed == up_to || !kept);
+            if up_to {
+                reference.entries.remove(&number);
+            }
+        }
+        Op::DropSlot(slot) => {
+            store.drop_slots(|other| other == slot);
+            reference.entries.retain(|_, hit| hit.meta.slot != slot);
+        }
+        Op::Sweep => {
+            store.sweep(now, usize::MAX);
+            reference.entries.retain(|_, hit| hit.meta.keep_until > now);
+            assert_eq!(store.stats().items(), reference.entries.len() as u64);
+        }
+        Op::Clear => {
+            store.clear();
+            reference.entries.clear();
+            assert_eq!(store.stats().bytes(), 0);
+        }
+        Op::Wait(nanos) => reference.now += nanos,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_operation_agrees_with_a_naive_reference(
+        ops in proptest::collection::vec(ops(), 1..200),
+        shards in 1..5usize,
+        lru in any::<bool>(),
+    ) {
+        let policy = if lru { Policy::Lru } else { Policy::S3Fifo };
+        let config = StoreConfig { capacity_bytes: 1 << 20, policy, shards: Some(shards), hash_seed: 9 };
+        let store = Store::new(config);
+        let mut reference = Reference::default();
+        for op in ops {
+            agree_on(&op, &store, &mut reference);
+        }
+        store.sweep(at(reference.now), usize::MAX);
+        reference.entries.retain(|_, hit| hit.meta.keep_until > at(reference.now));
+        for tier in [Tier::Main, Tier::Hot] {
+            let items = reference.entries.values().filter(|hit| hit.meta.tier == tier).count();
+            prop_assert_eq!(store.stats()[tier].items, items as u64);
+        }
+    }
+
+    #[test]
+    fn a_full_shard_under_lru_holds_exactly_the_last_used(
+        uses in proptest::collection::vec((0..24u64, any::<bool>()), 1..400),
+    ) {
+        let store = store(10 * cost(100), Policy::Lru);
+        let mut latest: Vec<u64> = Vec::new();
+        for (number, read) in uses {
+            let held = latest.iter().position(|&other| other == number);
+            if read {
+                prop_assert_eq!(store.get(&key(number), at(0)).is_some(), held.is_some());
+                if held.is_none() {
+                    continue;
+                }
+            } else {
+                prop_assert_eq!(store.insert(&key(number), value(100), meta()), Inserted::Stored);
+            }
+            if let Some(held) = held {
+                latest.remove(held);
+            }
+            latest.push(number);
+            if latest.len() > 10 {
+                latest.remove(0);
+            }
+            prop_assert_eq!(store.stats().items(), latest.len() as u64);
+        }
+        for number in 0..24 {
+            prop_assert_eq!(store.peek(&key(number), at(0)).is_some(), latest.contains(&number));
+        }
+    }
+
+    #[test]
+    fn the_budget_is_never_exceeded(inserts in proptest::collection::vec((0..400u64, 0..5_000usize), 1..400)) {
+        for policy in [Policy::Lru, Policy::S3Fifo] {
+            let store = store(64 << 10, policy);
+            for &(number, len) in &inserts {
+                let _ = store.insert(&key(number), value(len), meta());
+                let stats = store.stats();
+                prop_assert!(stats.bytes() <= stats.capacity_bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_oversized_value_evicts_nothing_but_what_was_there_for_its_key() {
+    for policy in [Policy::Lru, Policy::S3Fifo] {
+        let store = store(64 << 10, policy);
+        for number in 0..20 {
+            assert_eq!(store.insert(&key(number), value(1_000), meta()), Inserted::Stored);
+        }
+        assert_eq!(store.insert(&key(3), value(64 << 10), meta()), Inserted::TooLarge);
+        assert!(store.peek(&key(3), at(0)).is_none());
+        assert_eq!(store.insert_if(&key(4), value(64 << 10), meta(), at(0), |_| true), Judged::TooLarge);
+        assert_eq!(store.stats().items(), 18);
+        assert_eq!(store.stats().main.evictions.capacity, 0);
+    }
+}
+
+#[test]
+fn what_is_said_about_a_value_counts_against_the_budget() {
+    let store = store(1 << 20, Policy::Lru);
+    let _ = store.insert(&key(1), value(100), meta());
+    let plain = store.stats().bytes();
+    let typed = Value::from(vec![7; 100]).with_content_type("x".repeat(1_000));
+    let _ = store.insert(&key(1), Some(typed), meta());
+    assert!(store.stats().bytes() >= plain + 1_000);
+}
+
+#[test]
+fn a_remembered_not_found_is_a_hit_without_a_value() {
+    let store = store(1 << 20, Policy::S3Fifo);
+    let _ = store.insert(b"gone", None, meta());
+    assert_eq!(store.get(b"gone", at(0)), Some(Hit { value: None, meta: meta() }));
+}
+
+#[test]
+fn a_stale_entry_is_returned_until_its_keep_until_and_reclaimed_then() {
+    let store = store(1 << 20, Policy::S3Fifo);
+    let stale = Meta { fresh_until: at(10), keep_until: at(20), ..meta() };
+    let _ = store.insert(b"k", value(1), stale);
+    assert_eq!(store.get(b"k", at(19)).map(|hit| hit.meta), Some(stale));
+    assert_eq!(store.get(b"k", at(20)), None);
+    assert_eq!(store.stats().bytes(), 0);
+    assert_eq!(store.stats().main.evictions.expired, 1);
+}
+
+#[test]
+fn a_sweep_goes_on_where_it_stopped_and_gives_expired_bytes_back() {
+    let store = Store::new(StoreConfig { shards: Some(4), ..StoreConfig::default() });
+    for number in 0..1_000 {
+        let until = if number % 2 == 0 { 10 } else { 1_000 };
+        let _ = store.insert(&key(number), value(10), meta_until(until));
+    }
+    let before = store.stats().bytes();
+    let mut steps = 0;
+    while store.stats().main.evictions.expired < 500 {
+        store.sweep(at(10), 50);
+        steps += 1;
+        assert!(steps <= 100, "two rounds of 50 entries a step reach all 1,000");
+    }
+    assert_eq!(store.stats().items(), 500);
+    assert!(store.stats().bytes() * 2 <= before + 1);
+    assert_eq!(store.sweep(at(10), usize::MAX), 0);
+}
+
+#[test]
+fn each_reason_is_counted_for_the_tier_of_the_entry() {
+    let store = store(1 << 20, Policy::S3Fifo);
+    let hot = Meta { tier: Tier::Hot, slot: slot(9), ..meta_until(10) };
+    for number in 0..4 {
+        let _ = store.insert(&key(number), value(10), hot);
+    }
+    assert_eq!(store.stats().hot.items, 4);
+    assert!(store.remove(&key(0)).is_some());
+    assert!(store.remove_if(&key(1), |_| true));
+    assert!(!store.remove_if(&key(2), |_| false));
+    assert!(store.get(&key(2), at(10)).is_none());
+    assert_eq!(store.drop_slots(|slot| slot.number() == 9), 1);
+    let expected = Evictions { capacity: 0, expired: 1, invalidated: 2, moved: 1 };
+    assert_eq!(store.stats().hot, TierStats { bytes: 0, items: 0, evictions: expected });
+    assert_eq!(store.stats().main, TierStats::default());
+}
+
+#[test]
+fn dropping_slots_looks_at_a_bounded_number_of_entries_at_a_time() {
+    let store = store(1 << 30, Policy::S3Fifo);
+    for number in 0..10_000 {
+        let _ = store.insert(&key(number), value(10), Meta { slot: slot((number % 2) as u16), ..meta() });
+    }
+    assert_eq!(store.drop_slots(|slot| slot.number() == 0), 5_000);
+    assert_eq!(store.stats().items(), 5_000);
+    assert!(store.stats().touched_max <= TOUCHED_MAX as u64);
+}
+
+#[test]
+fn readers_and_writers_on_many_threads_never_see_another_keys_value() {
+    const KEYS: u64 = 512;
+    const ROUNDS: u64 = 20_000;
+    let store = Store::new(StoreConfig { capacity_bytes: 64 << 10, shards: Some(4), ..StoreConfig::default() });
+    let hits = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (store, hits) = (&store, &hits);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                for round in 0..ROUNDS {
+                    let number = random.u64(0..KEYS);
+                    match random.u32(0..8) {
+                        0 => _ = store.remove(&key(number)),
+                        1 | 2 => {
+                            let value = Value::from(number.to_be_bytes().repeat(random.usize(1..20)));
+                            let _ = store.insert(&key(number), Some(value), meta_until(round + 1_000));
+                        }
+                        3 => _ = store.sweep(at(round), 8),
+                        _ => {
+                            let Some(hit) = store.get(&key(number), at(round)) else { continue };
+                            let value = hit.value.unwrap();
+                            assert_eq!(value[..KEY_LEN], number.to_be_bytes());
+                            assert_eq!(value[value.len() - KEY_LEN..], number.to_be_bytes());
+                            hits.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert!(hits.load(Ordering::Relaxed) > 0);
+    store.clear();
+    assert_eq!((store.stats().bytes(), store.stats().items()), (0, 0));
+}
