@@ -1,2 +1,125 @@
-//! Larder.
-fn main() {}
+//! The project's own commands, as `cargo xtask COMMAND`.
+//!
+//! `main` knows which steps each command takes; what a step does is in the module named for it. Nothing here is part
+//! of the product, and nothing of the product is linked here, so that `cargo xtask` starts at once.
+
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+mod command;
+mod dependencies;
+mod needs;
+mod readme;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::{env, error::Error, process::ExitCode};
+
+use command::{cargo, run};
+use steps::Steps;
+use workspace::Workspace;
+
+/// What went wrong, as a sentence for the person at the terminal.
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the README's commands
+  quick    the inner loop: format, tidy, clippy, unit tests
+  tidy     layering, leftovers, sizes, links
+  docs     write the generated pages of docs/ anew
+  readme   run the README's commands as written
+  help     this text
+";
+
+/// Set while `test` runs, for what it starts: the README's second command is `cargo xtask test` itself.
+const RUNNING: &str = "LARDER_XTASK_RUNNING";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["test"] => test(),
+        ["quick"] => quick(),
+        ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
+        ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
+        ["readme"] => Steps::new().step("README", check_readme).sum_up(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            print!("There is no such command.\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn test() -> ExitCode {
+    if env::var_os(RUNNING).is_some() {
+        println!("cargo xtask test is under way already.");
+        return ExitCode::SUCCESS;
+    }
+    let mut without = needs::Without::default();
+    Steps::new()
+        .step("real software", || needs::provide(&mut without))
+        .step("format", check_format)
+        .step("tidy", check_tidy)
+        .step("dependencies", check_dependencies)
+        .step("clippy", check_clippy)
+        .step("docs", check_docs)
+        .step("tests", || run_tests(&["--all-targets"], &without))
+        .step("doc tests", run_doc_tests)
+        .step("README", check_readme)
+        .sum_up()
+}
+
+fn quick() -> ExitCode {
+    Steps::new()
+        .step("format", check_format)
+        .step("tidy", check_tidy)
+        .step("clippy", check_clippy)
+        .step("unit tests", || run_tests(&["--lib", "--bins"], &needs::Without::default()))
+        .sum_up()
+}
+
+fn check_format() -> Outcome {
+    run(&mut cargo(["fmt", "--all", "--check"])).map_err(|_| "Run `cargo fmt --all`.".into())
+}
+
+fn check_tidy() -> Outcome {
+    tidy::check(&Workspace::read()?)
+}
+
+fn check_dependencies() -> Outcome {
+    dependencies::check(&Workspace::read()?)
+}
+
+// The steps that build all take every feature of every crate, so that each finds what the one before has built.
+
+fn check_clippy() -> Outcome {
+    run(&mut cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"]))
+}
+
+fn check_docs() -> Outcome {
+    run(cargo(["doc", "--workspace", "--all-features", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn run_tests(targets: &[&str], without: &needs::Without) -> Outcome {
+    let runner: &[&str] = if command::succeeds("cargo nextest --version") { &["nextest", "run"] } else { &["test"] };
+    let common = ["--workspace", "--all-features", "--locked"];
+    run(cargo(runner.iter().chain(&common).chain(targets)).env(needs::WITHOUT, without.to_string()))
+}
+
+fn run_doc_tests() -> Outcome {
+    run(&mut cargo(["test", "--workspace", "--all-features", "--locked", "--doc"]))
+}
+
+fn write_docs() -> Outcome {
+    run(cargo(["test", "--workspace", "--all-features", "--locked", "docs"]).env("UPDATE_DOCS", "1"))
+}
+
+fn check_readme() -> Outcome {
+    readme::check(&workspace::root().join("README.md"))
+}

@@ -1,0 +1,136 @@
+//! The real software that some tests run against: what it is, how to see that it is there, and how to get it.
+//!
+//! What is missing is installed where that can be done without asking. Otherwise the tests that need it are left out,
+//! by name and aloud, through [`WITHOUT`]; a run that decides over a change ([`CI`]) leaves nothing out.
+
+use std::{collections::BTreeSet, env, fmt, process::Command};
+
+use crate::{
+    Outcome,
+    command::{run, succeeds},
+};
+
+/// The environment variable that tells tests what they have to do without: names of [`NEEDS`], with commas. Only a
+/// test that finds its need there may skip itself.
+pub(crate) const WITHOUT: &str = "LARDER_WITHOUT";
+
+/// Set to `true` by every usual CI.
+const CI: &str = "CI";
+
+struct Need {
+    name: &'static str,
+    /// A line of shell that succeeds if it is there.
+    probe: &'static str,
+    debian: &'static [&'static str],
+    tests: &'static str,
+}
+
+const NEEDS: &[Need] = &[Need {
+    name: "go",
+    probe: "go version && test -d /usr/share/gocode/src/github.com/golang/groupcache",
+    debian: &["golang-go", "golang-github-golang-groupcache-dev"],
+    tests: "the tests beside real golang/groupcache peers",
+}];
+
+/// Names of what tests have to do without.
+#[derive(Default, Debug, PartialEq)]
+pub(crate) struct Without(BTreeSet<String>);
+
+impl Without {
+    fn parse(list: &str) -> Self {
+        Self(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn asked_for() -> Self {
+        Self::parse(&env::var(WITHOUT).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(String::as_str).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// Installs what is missing, and says in `without` what could not be had.
+pub(crate) fn provide(without: &mut Without) -> Outcome {
+    *without = Without::asked_for();
+    let missing: Vec<&Need> = missing(without);
+    if !missing.is_empty()
+        && may_install()
+        && let Err(error) = install(&missing)
+    {
+        println!("{error}");
+    }
+    let missing = self::missing(without);
+    without.0.extend(missing.iter().map(|need| need.name.to_owned()));
+    let verdict = verdict(without, env::var(CI).is_ok_and(|value| value == "true"));
+    for need in NEEDS {
+        println!("{:<8} {}", need.name, if without.0.contains(need.name) { "left out" } else { "there" });
+    }
+    verdict
+}
+
+fn missing(without: &Without) -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !without.0.contains(need.name) && !succeeds(need.probe)).collect()
+}
+
+fn may_install() -> bool {
+    succeeds("test \"$(id -u)\" = 0 && command -v apt-get")
+}
+
+fn install(missing: &[&Need]) -> Outcome {
+    let packages = missing.iter().flat_map(|need| need.debian);
+    run(Command::new("apt-get").args(["-q", "update"]))?;
+    run(Command::new("apt-get")
+        .args(["-qy", "install", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Tells what is left out, and how to change that; fails where nothing may be.
+fn verdict(without: &Without, decides: bool) -> Outcome {
+    if let Some(unknown) = without.0.iter().find(|name| NEEDS.iter().all(|need| need.name != **name)) {
+        let names = NEEDS.iter().map(|need| need.name).collect::<Vec<_>>().join(", ");
+        return Err(format!("{WITHOUT} names `{unknown}`; it can name {names}.").into());
+    }
+    let left_out: Vec<String> = NEEDS
+        .iter()
+        .filter(|need| without.0.contains(need.name))
+        .map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.tests, need.debian.join(" ")))
+        .collect();
+    if decides && !left_out.is_empty() {
+        return Err(format!("Under {CI}=true no test may be left out. {}", left_out.join(" ")).into());
+    }
+    for line in left_out {
+        println!("{line} They are left out.");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names_survives_the_way_through_the_environment() {
+        let without = Without::parse(" go, etcd,,");
+        assert_eq!(without.to_string(), "etcd,go");
+        assert_eq!(Without::parse(&without.to_string()), without);
+    }
+
+    #[test]
+    fn leaving_tests_out_fails_only_where_the_run_decides() {
+        let without = Without::parse("go");
+        assert!(verdict(&without, false).is_ok());
+        let sentence = verdict(&without, true).unwrap_err().to_string();
+        assert!(sentence.contains("golang-go") && sentence.contains("groupcache peers"), "{sentence}");
+        assert!(verdict(&Without::default(), true).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_refused() {
+        let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
+        assert!(sentence.contains("`og`") && sentence.contains("it can name go"), "{sentence}");
+    }
+}
