@@ -2,6 +2,7 @@
 
 pub mod clock;
 mod error;
+pub mod health;
 mod key;
 pub mod loader;
 pub mod membership;
