@@ -1,0 +1,383 @@
+//! Flights: however many callers miss a key at the same moment, one of them does the work and all get its result.
+//!
+//! The first caller to [`board`](Flights::board) a key becomes its *leader*, later ones join. The leader's work runs in a
+//! task of its own, so that a caller who gives up, or panics, takes nobody along. A flight lives while any of its waiters
+//! lives; when the last one leaves, the leader is told and its work is dropped.
+//!
+//! Two things end the right to join before the result is there. A flight is *sealed* when it has asked its question
+//! elsewhere: whoever comes later must ask again, or it could get the answer to a question that was put before a write
+//! it knows of. A flight is *detached* when its key was written, invalidated or given away: its waiters still get
+//! what it brings, but it may not be installed anywhere. [`Leader::land`] tells, in one step with the end of the flight,
+//! whether it may.
+//!
+//! This module knows nothing of stores, nodes or origins. The idea is that of Go's `singleflight`; what differs is
+//! written above.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//! use larder_core::{Key, flight::Flights};
+//! use tokio::time::Instant;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), larder_core::Error> {
+//! let flights: Flights<u32> = Flights::new();
+//! let key = Key::new("answer")?;
+//! let deadline = Instant::now() + Duration::from_secs(1);
+//! let first = flights.run(&key, deadline, || async { 42 });
+//! let second = flights.run(&key, deadline, || async { unreachable!("the first one's work serves both") });
+//! assert_eq!(tokio::join!(first, second), (Ok(42), Ok(42)));
+//! # Ok(())
+//! # }
+//! ```
+
+mod key_state;
+
+use std::{
+    future::Future,
+    hash::BuildHasher,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+pub use key_state::UNDER_WAY_MAX;
+use key_state::{FlightId, KeyState};
+
+use crate::Key;
+
+/// The most flights of one table. Each is a caller's open request, so that this also bounds the memory they take: about
+/// 500 bytes a flight.
+pub const FLIGHTS_MAX: usize = 65_536;
+
+/// Locks per table: enough that two cores seldom meet at one, few enough to walk when slots move.
+const SHARD_COUNT: usize = 64;
+
+type Keys<T> = HashMap<Key, KeyState<Arc<Flight<T>>>, RandomState>;
+type Shard<T> = Mutex<Keys<T>>;
+
+/// A table of flights. Cheap to clone.
+pub struct Flights<T>(Arc<Table<T>>);
+
+struct Table<T> {
+    shards: Box<[Shard<T>]>,
+    hasher: RandomState,
+    next_id: AtomicU64,
+    len: AtomicUsize,
+}
+
+struct Flight<T> {
+    result: OnceLock<Option<T>>,
+    landed: Notify,
+    cleared: Notify,
+    abandoned: Notify,
+}
+
+/// What a caller becomes.
+pub enum Boarding<T: Clone> {
+    /// One of those who wait.
+    Joined(Waiter<T>),
+    /// The one who does the work, and waits like the others.
+    Leads(Leader<T>, Waiter<T>),
+    /// Nothing: [`FLIGHTS_MAX`] are under way.
+    Full,
+}
+
+/// Why a waiter got no result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WaitError {
+    /// Its deadline passed.
+    #[error("the deadline passed")]
+    TimedOut,
+    /// The leader went without a result: its work panicked, or its runtime was shut down.
+    #[error("the work ended without a result")]
+    LeaderLost,
+    /// [`FLIGHTS_MAX`] are under way.
+    #[error("too many flights are under way")]
+    Full,
+}
+
+impl<T> Clone for Flights<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Default for Flights<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Table {
+            shards: (0..SHARD_COUNT).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::default(),
+            next_id: AtomicU64::new(0),
+            len: AtomicUsize::new(0),
+        }))
+    }
+
+    /// How many flights are under way or queued.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether no flight is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Joins the key's open flight, or becomes the leader of a new one. Waits until `deadline` at most.
+    pub fn board(&self, key: &Key, deadline: Instant) -> Boarding<T> {
+        let id = FlightId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut shard = self.0.shard(key).lock();
+        // The limit bounds memory and need not be exact to the flight.
+        if self.len() >= FLIGHTS_MAX && !shard.contains_key(key) {
+            return Boarding::Full;
+        }
+        let state = shard.entry(key.clone()).or_insert_with(KeyState::new);
+        let flight =
+            Flight { result: OnceLock::new(), landed: Notify::new(), cleared: Notify::new(), abandoned: Notify::new() };
+        let mut made = None;
+        let boarding = state.board(id, deadline, || made.insert(Arc::new(flight)).clone());
+        drop(shard);
+        let ticket = |id, flight| Ticket { table: self.0.clone(), key: key.clone(), id, flight };
+        match (boarding, made) {
+            (key_state::Boarding::Joins(id, flight), _) => {
+                Boarding::Joined(Waiter { ticket: ticket(id, flight), deadline })
+            }
+            (key_state::Boarding::Leads(id), Some(flight)) => {
+                self.0.len.fetch_add(1, Ordering::Relaxed);
+                flight.cleared.notify_one();
+                let leader = Leader { ticket: ticket(id, flight.clone()) };
+                Boarding::Leads(leader, Waiter { ticket: ticket(id, flight), deadline })
+            }
+            (key_state::Boarding::Queues(id), Some(flight)) => {
+                self.0.len.fetch_add(1, Ordering::Relaxed);
+                let leader = Leader { ticket: ticket(id, flight.clone()) };
+                Boarding::Leads(leader, Waiter { ticket: ticket(id, flight), deadline })
+            }
+            (_, None) => unreachable!("a leader's flight was just made"),
+        }
+    }
+
+    /// Detaches what is under way for `key`, runs `overtake`, and lets no flight of the key land or begin meanwhile.
+    pub fn overtake<R>(&self, key: &Key, overtake: impl FnOnce() -> R) -> R {
+        let mut shard = self.0.shard(key).lock();
+        if let Some(state) = shard.get_mut(key) {
+            state.detach();
+        }
+        overtake()
+    }
+
+    /// Detaches the flights of every key that `chosen` picks.
+    pub fn detach_all(&self, chosen: impl Fn(&Key) -> bool) {
+        for shard in &self.0.shards {
+            for (_, state) in shard.lock().iter_mut().filter(|(key, _)| chosen(key)) {
+                state.detach();
+            }
+        }
+    }
+
+    /// Does `work` once for all who ask for `key` at the same time. Joins the flight under way if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]; only this caller's own deadline ends its waiting.
+    pub async fn run<F, W>(&self, key: &Key, deadline: Instant, work: F) -> Result<T, WaitError>
+    where
+        F: FnOnce() -> W,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let waiter = match self.board(key, deadline) {
+            Boarding::Joined(waiter) => waiter,
+            Boarding::Full => return Err(WaitError::Full),
+            Boarding::Leads(leader, waiter) => {
+                let work = work();
+                tokio::spawn(async move {
+                    if let Some(result) = leader.unless_abandoned(work).await {
+                        leader.land(|_| result);
+                    }
+                });
+                waiter
+            }
+        };
+        waiter.wait().await
+    }
+}
+
+impl<T> Table<T> {
+    fn shard(&self, key: &Key) -> &Shard<T> {
+        let hash = self.hasher.hash_one(key);
+        // The map takes the top bits and the lowest ones for itself.
+        &self.shards[(hash >> 32) as usize % SHARD_COUNT]
+    }
+}
+
+/// A place in a flight.
+struct Ticket<T> {
+    table: Arc<Table<T>>,
+    key: Key,
+    id: FlightId,
+    flight: Arc<Flight<T>>,
+}
+
+/// One who waits for a flight's result. Dropping it leaves the flight.
+pub struct Waiter<T: Clone> {
+    ticket: Ticket<T>,
+    deadline: Instant,
+}
+
+impl<T: Clone> Waiter<T> {
+    /// Waits for the result, until the deadline that was given at boarding.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`].
+    pub async fn wait(self) -> Result<T, WaitError> {
+        self.wait_until(self.deadline).await
+    }
+
+    /// Waits until `pause` only, and may be asked again after.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::TimedOut`] if there is no result by then.
+    pub async fn wait_until(&self, pause: Instant) -> Result<T, WaitError> {
+        let flight = &self.ticket.flight;
+        let landed = flight.landed.notified();
+        let mut landed = std::pin::pin!(landed);
+        // From here on a landing is noticed, so that the result can't slip in between the look and the wait.
+        landed.as_mut().enable();
+        if flight.result.get().is_none() && tokio::time::timeout_at(pause, landed).await.is_err() {
+            return Err(WaitError::TimedOut);
+        }
+        match flight.result.get() {
+            Some(Some(result)) => Ok(result.clone()),
+            _ => Err(WaitError::LeaderLost),
+        }
+    }
+}
+
+impl<T: Clone> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        let Ticket { table, key, id, flight } = &self.ticket;
+        if flight.result.get().is_some() {
+            return;
+        }
+        let mut shard = table.shard(key).lock();
+        if shard.get_mut(key).is_some_and(|state| state.leave(*id)) {
+            flight.abandoned.notify_one();
+        }
+    }
+}
+
+/// The one who does a flight's work. Dropped without [`land`](Self::land), it leaves its waiters with
+/// [`WaitError::LeaderLost`].
+pub struct Leader<T: Clone> {
+    ticket: Ticket<T>,
+}
+
+impl<T: Clone> Leader<T> {
+    /// Waits until the flight may begin: fewer than [`UNDER_WAY_MAX`] others of its key are under way.
+    pub async fn cleared(&self) {
+        self.ticket.flight.cleared.notified().await;
+    }
+
+    /// Waits until nobody waits for the result any more.
+    pub async fn abandoned(&self) {
+        self.ticket.flight.abandoned.notified().await;
+    }
+
+    /// Waits for clearance and does `work`; drops it and answers `None` if everybody has left.
+    pub async fn unless_abandoned<R>(&self, work: impl Future<Output = R>) -> Option<R> {
+        tokio::select! {
+            result = async { self.cleared().await; work.await } => Some(result),
+            () = self.abandoned() => None,
+        }
+    }
+
+    /// The latest deadline of those who boarded.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let Ticket { table, key, id, .. } = &self.ticket;
+        table.shard(key).lock().get(key).and_then(|state| state.deadline(*id))
+    }
+
+    /// What seals the flight, for whoever sends its question.
+    #[must_use]
+    pub fn seal(&self) -> Seal<T> {
+        let Ticket { table, key, id, .. } = &self.ticket;
+        Seal { table: table.clone(), key: key.clone(), id: *id }
+    }
+
+    /// Ends the flight. `install` makes the result and is told whether it may be kept: whether the flight is still
+    /// attached. Nothing can [overtake](Flights::overtake) the key between that and the end of `install`.
+    pub fn land(self, install: impl FnOnce(bool) -> T) {
+        let Ticket { table, key, id, flight } = &self.ticket;
+        let mut shard = table.shard(key).lock();
+        let attached = shard.get(key).is_some_and(|state| state.is_attached(*id));
+        let result = install(attached);
+        // Results are set before the flight leaves the table, so that who finds none there finds it in the store.
+        let _first = flight.result.set(Some(result));
+        table.end(&mut shard, key, *id);
+        drop(shard);
+        flight.landed.notify_waiters();
+    }
+}
+
+impl<T> Table<T> {
+    fn end(&self, shard: &mut Keys<T>, key: &Key, id: FlightId) {
+        let Some(state) = shard.get_mut(key) else { return };
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        if let Some(next) = state.end(id) {
+            next.cleared.notify_one();
+        }
+        if state.is_empty() {
+            shard.remove(key);
+        }
+    }
+}
+
+impl<T: Clone> Drop for Leader<T> {
+    fn drop(&mut self) {
+        let Ticket { table, key, id, flight } = &self.ticket;
+        if flight.result.set(None).is_err() {
+            return;
+        }
+        table.end(&mut table.shard(key).lock(), key, *id);
+        flight.landed.notify_waiters();
+    }
+}
+
+/// Seals a flight: nobody joins it any more.
+pub struct Seal<T> {
+    table: Arc<Table<T>>,
+    key: Key,
+    id: FlightId,
+}
+
+impl<T> Seal<T> {
+    /// Seals it.
+    pub fn close(&self) {
+        if let Some(state) = self.table.shard(&self.key).lock().get_mut(&self.key) {
+            state.seal(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! [`Answer`]: a value, or that there is none, and how it was come by.
+
+use std::time::Duration;
+
+use crate::{
+    Clock, Moment, Value, Version,
+    peer::{PeerAnswer, PeerMeta},
+    stats::Source,
+    store::{Hit, Tier},
+    version::Reading,
+};
+
+/// How an answer was come by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The node's own store had it.
+    Hit(Tier),
+    /// The store had it past its ttl, within the windows that allow it.
+    Stale {
+        /// How long past its ttl it is.
+        by: Duration,
+    },
+    /// It had to be fetched.
+    Miss {
+        /// From where.
+        source: Source,
+        /// Whether the fetch was another caller's.
+        collapsed: bool,
+        /// Whether this node keeps it.
+        stored: bool,
+    },
+}
+
+/// The answer to a get.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The value; `None`: there is none.
+    pub value: Option<Value>,
+    /// Its version; golang/groupcache's nodes tell none.
+    pub version: Option<Version>,
+    /// When its load began, on its owner's hybrid clock.
+    pub load_start: Reading,
+    /// What is left of its ttl, zero if it is stale; `None`: it has none.
+    pub ttl_left: Option<Duration>,
+    /// How it was come by.
+    pub outcome: Outcome,
+}
+
+impl Answer {
+    pub(super) fn from_store(hit: Hit, now: Moment) -> Self {
+        let Hit { value, meta } = hit;
+        let outcome = if now < meta.fresh_until {
+            Outcome::Hit(meta.tier)
+        } else {
+            Outcome::Stale { by: now.since(meta.fresh_until) }
+        };
+        let ttl_left = ttl_left(meta.fresh_until, now);
+        Self { value, version: Some(meta.version), load_start: meta.load_start, ttl_left, outcome }
+    }
+
+    pub(super) fn from_flight(fetched: Fetched, collapsed: bool, now: Moment) -> Self {
+        let Fetched { value, version, load_start, fresh_until, source, stored } = fetched;
+        let outcome = Outcome::Miss { source, collapsed, stored };
+        Self { value, version, load_start, ttl_left: ttl_left(fresh_until, now), outcome }
+    }
+
+    pub(super) fn nothing(load_start: Reading) -> Self {
+        let outcome = Outcome::Miss { source: Source::Origin, collapsed: false, stored: false };
+        Self { value: None, version: None, load_start, ttl_left: None, outcome }
+    }
+
+    /// Time since its load began.
+    #[must_use]
+    pub fn age(&self, clock: &dyn Clock) -> Duration {
+        Duration::from_millis(clock.wall_ms().saturating_sub(self.load_start.wall_ms()))
+    }
+
+    /// As another node is told.
+    pub(super) fn for_peer(self, clock: &dyn Clock) -> PeerAnswer {
+        let age = self.age(clock);
+        let meta = self.version.map(|version| PeerMeta { version, age, ttl_left: self.ttl_left });
+        PeerAnswer::Found { value: self.value, meta, lease: None }
+    }
+}
+
+fn ttl_left(fresh_until: Moment, now: Moment) -> Option<Duration> {
+    (fresh_until != Moment::NEVER).then(|| fresh_until.since(now))
+}
+
+/// What a flight brings to all who wait for it.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub(super) value: Option<Value>,
+    pub(super) version: Option<Version>,
+    pub(super) load_start: Reading,
+    pub(super) fresh_until: Moment,
+    pub(super) source: Source,
+    pub(super) stored: bool,
+}

@@ -1,0 +1,268 @@
+//! Loads: what a flight to the origin does, as the key's owner or in its place.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::{Boarded, Fetched, Group, Landing, boarded};
+use crate::{
+    Error, Found, Key, Loaded, Moment, Value,
+    flight::Leader,
+    placement::Slot,
+    stats::Source,
+    store::{Hit, Inserted, Meta, Tier},
+    version::Reading,
+};
+
+/// In which part a node loads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The key's owner: keeps the value as long as the group says.
+    Owner,
+    /// The stand-in of an owner that can't be reached: keeps it for `hot_lease` at most (rule S1).
+    StandIn,
+    /// Asked for a key that isn't its own, over a transport whose askers can't be told so: keeps nothing.
+    Other,
+}
+
+/// A flight to the origin that is led here.
+pub(super) struct Led {
+    pub(super) leader: Leader<Landing>,
+    pub(super) key: Key,
+    pub(super) slot: Slot,
+}
+
+/// When a load began, on both clocks.
+#[derive(Clone, Copy)]
+struct Start {
+    moment: Moment,
+    reading: Reading,
+}
+
+impl Group {
+    /// Joins the load of a key, or leads one. Only for groups with an origin.
+    pub(super) fn board_load(&self, key: &Key, slot: Slot, role: Role, deadline: Instant) -> Result<Boarded, Error> {
+        let (leader, boarded) = boarded(self.0.loads.board(key, deadline))?;
+        if let Some(leader) = leader {
+            let led = Led { leader, key: key.clone(), slot };
+            tokio::spawn(self.clone().load(led, role, None));
+        }
+        Ok(boarded)
+    }
+
+    /// Loads a key anew while `hit` is served, unless that is under way.
+    pub(super) fn refresh_behind(&self, key: &[u8], hit: &Hit) {
+        let Ok(key) = Key::copy_from(key) else { return };
+        let hard = Instant::now() + self.0.config.hard_timeout;
+        if let Ok((Some(leader), Boarded { waiter, .. })) = boarded(self.0.loads.board(&key, hard)) {
+            let led = Led { leader, key, slot: hit.meta.slot };
+            let load = self.clone().load(led, Role::Owner, Some(hit.meta.load_start));
+            tokio::spawn(async move {
+                // A refresh is an ordinary flight; this is the one who waits for it.
+                let _served_from_the_store = tokio::join!(load, waiter.wait());
+            });
+        }
+    }
+
+    /// A flight's work: clearance, a second look, the origin, the landing. `older` is the load start of the value that this
+    /// load is to renew, if it is to renew one that is still fresh.
+    async fn load(self, led: Led, role: Role, older: Option<Reading>) {
+        let Led { leader, key, slot } = led;
+        let work = async {
+            if let Some(landing) = self.ready(&key, slot, role, older) {
+                return Err(landing);
+            }
+            let start = self.start();
+            Ok((start, self.ask_origin(&key).await))
+        };
+        match leader.unless_abandoned(work).await {
+            None => {}
+            Some(Err(landing)) => leader.land(|_| landing),
+            Some(Ok((start, loaded))) => {
+                leader.land(|attached| self.landing(&key, slot, role, start, loaded, attached));
+            }
+        }
+    }
+
+    async fn ask_origin(&self, key: &Key) -> Result<Loaded, Error> {
+        let Some(origin) = &self.0.origin else { return Ok(Loaded::nothing()) };
+        origin.load(key.clone(), self.previous(key), self.0.node.clock(), &self.0.stats.origin_load).await
+    }
+
+    /// Loads the keys of several flights, in batches as large as the loader takes.
+    pub(super) fn load_batch(&self, mut batch: Vec<Led>) {
+        let Some(origin) = &self.0.origin else { return };
+        let len_max = origin.batch_len_max().max(1);
+        while !batch.is_empty() {
+            let rest = batch.split_off(batch.len().min(len_max));
+            let mut part = std::mem::replace(&mut batch, rest);
+            if part.len() > 1 {
+                tokio::spawn(self.clone().load_together(part));
+            } else if let Some(led) = part.pop() {
+                tokio::spawn(self.clone().load(led, Role::Owner, None));
+            }
+        }
+    }
+
+    /// What [`load`](Self::load) does, for several flights in one request.
+    async fn load_together(self, batch: Vec<Led>) {
+        let mut ready = Vec::with_capacity(batch.len());
+        for led in batch {
+            // One that has to wait for clearance would hold up all others: it goes on its own.
+            if led.leader.cleared().now_or_never().is_none() {
+                tokio::spawn(self.clone().load(led, Role::Owner, None));
+            } else if let Some(landing) = self.ready(&led.key, led.slot, Role::Owner, None) {
+                led.leader.land(|_| landing);
+            } else {
+                ready.push(led);
+            }
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let start = self.start();
+        let keys: Vec<Key> = ready.iter().map(|led| led.key.clone()).collect();
+        let work = async {
+            match (&self.0.origin, &keys[..]) {
+                (_, [key]) => vec![self.ask_origin(key).await],
+                (Some(origin), keys) => {
+                    origin.load_many(keys, self.0.node.clock(), &self.0.stats.origin_load_many).await
+                }
+                (None, _) => Vec::new(),
+            }
+        };
+        let loaded = tokio::select! {
+            loaded = work => loaded,
+            () = all_abandoned(&ready) => return,
+        };
+        for (led, loaded) in ready.into_iter().zip(loaded) {
+            let Led { leader, key, slot } = led;
+            leader.land(|attached| self.landing(&key, slot, Role::Owner, start, loaded, attached));
+        }
+    }
+
+    /// Why there is nothing to load after all, if so.
+    ///
+    /// The second look in the store: between this caller's first look and its boarding, another flight may have landed. And
+    /// the look at the view comes after the boarding, so that a change of owner either shows here or finds this flight in
+    /// the table and detaches it.
+    fn ready(&self, key: &Key, slot: Slot, role: Role, older: Option<Reading>) -> Option<Landing> {
+        let now = self.now();
+        let mine = self.0.node.peek_view().is_mine(slot, key.as_bytes());
+        if (role == Role::Owner) != mine {
+            return Some(Landing::Elsewhere);
+        }
+        let tier = match role {
+            Role::Owner => Tier::Main,
+            Role::StandIn => Tier::Hot,
+            Role::Other => return None,
+        };
+        let hit = self.0.store.peek(key.as_bytes(), now)?;
+        let renewed = older.is_none_or(|older| hit.meta.load_start > older);
+        (hit.meta.tier == tier && now < hit.meta.fresh_until && renewed).then(|| {
+            Landing::Fetched(Fetched {
+                value: hit.value,
+                version: Some(hit.meta.version),
+                load_start: hit.meta.load_start,
+                fresh_until: hit.meta.fresh_until,
+                source: source(role),
+                stored: true,
+            })
+        })
+    }
+
+    fn start(&self) -> Start {
+        Start { moment: self.now(), reading: self.0.node.next_version().reading() }
+    }
+
+    /// What the store holds of the key, for an origin that can say that nothing changed.
+    fn previous(&self, key: &Key) -> Option<Value> {
+        let hit = self.0.store.peek(key.as_bytes(), self.now())?;
+        hit.value.filter(|value| value.validator().is_some())
+    }
+
+    /// The end of a load: decides what is kept, keeps it, and says what the waiters get. Runs in one step with the end of the
+    /// flight: `attached` says that nothing has overtaken the key until then.
+    fn landing(
+        &self,
+        key: &Key,
+        slot: Slot,
+        role: Role,
+        start: Start,
+        loaded: Result<Loaded, Error>,
+        attached: bool,
+    ) -> Landing {
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.count_failure(&error);
+                return Landing::Failed(error);
+            }
+        };
+        self.0.stats.loads.of(source(role)).add(1);
+        let held = self.0.store.peek(key.as_bytes(), self.now()).filter(|hit| hit.meta.tier == Tier::Main);
+        let value = match loaded.found {
+            Found::Value(value) => Some(value),
+            Found::Nothing => None,
+            Found::Unchanged => match held.as_ref().and_then(|hit| hit.value.clone()) {
+                Some(value) => Some(value),
+                None => {
+                    let error = Error::origin("the origin says that nothing changed, but the value is gone: try again");
+                    self.count_failure(&error);
+                    return Landing::Failed(error);
+                }
+            },
+        };
+        // A load that brings the same bytes keeps the version (rule V3).
+        let same = held.filter(|hit| hit.value == value);
+        let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta.version);
+        let ttl = self.ttl(role, value.is_some(), loaded.ttl);
+        let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
+        let keep = attached && role != Role::Other && ttl != Some(Duration::ZERO);
+        let stored = keep && {
+            let window =
+                if value.is_some() && role == Role::Owner { self.0.config.stale_window() } else { Duration::ZERO };
+            let tier = if role == Role::Owner { Tier::Main } else { Tier::Hot };
+            let keep_until = fresh_until + window;
+            let meta = Meta { slot, tier, version, load_start: start.reading, fresh_until, keep_until };
+            matches!(self.0.store.insert(key.as_bytes(), value.clone(), meta), Inserted::Stored)
+        };
+        Landing::Fetched(Fetched {
+            value,
+            version: Some(version),
+            load_start: start.reading,
+            fresh_until,
+            source: source(role),
+            stored,
+        })
+    }
+
+    /// How long what was loaded is fresh, from the start of its load; `None`: without an end.
+    fn ttl(&self, role: Role, found: bool, said: Option<Duration>) -> Option<Duration> {
+        let config = &self.0.config;
+        let jittered = |ttl: Duration| ttl.mul_f64(1.0 - config.ttl_jitter * self.0.node.chance(fastrand::Rng::f64));
+        let ttl = match said {
+            Some(ttl) => Some(ttl),
+            None if !found => Some(config.negative_ttl),
+            None => config.ttl.map(jittered),
+        };
+        match role {
+            Role::Owner | Role::Other => ttl,
+            Role::StandIn => Some(ttl.map_or(config.hot_lease, |ttl| ttl.min(config.hot_lease))),
+        }
+    }
+}
+
+fn source(role: Role) -> Source {
+    match role {
+        Role::Owner | Role::Other => Source::Origin,
+        Role::StandIn => Source::StandIn,
+    }
+}
+
+async fn all_abandoned(batch: &[Led]) {
+    for led in batch {
+        led.leader.abandoned().await;
+    }
+}

@@ -1,0 +1,408 @@
+//! [`Group`]: keys with one origin and one set of rules, spread over all nodes.
+//!
+//! The read path starts at [`Group::get`]: the node's own store, else a flight. The flight of a key that this node owns goes
+//! to the origin (`load.rs`), that of another node's key to its owner (`ask.rs`). What other nodes ask comes in through
+//! [`Group::serve`] (`serve.rs`), which never asks a third node but for one exception told there. Writes are in
+//! `write.rs`.
+
+mod answer;
+mod ask;
+mod config;
+mod limit;
+mod load;
+mod origin;
+mod serve;
+mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+pub use answer::{Answer, Outcome};
+pub use config::{GroupConfig, HOT_LEASE_MAX};
+
+use self::{
+    answer::Fetched,
+    load::{Led, Role},
+    origin::Origin,
+};
+use crate::{
+    Error, ErrorKind, Key, Loader, Moment, Node,
+    flight::{Boarding, Flights, Leader, WaitError, Waiter},
+    placement::Slot,
+    stats::{GroupStats, LoadErrorKind},
+    store::{Hit, Store, StoreConfig, StoreStats, Tier},
+    view::{Place, View, no_taker},
+};
+
+/// How long a get may take if its caller doesn't say, and the most it may say.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest time that a caller may allow for a request.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// The most keys of one [`Group::get_many`].
+pub const GET_MANY_MAX: usize = 1000;
+
+/// How often a get may find that the view changed under it before it gives up. Each time costs no waiting.
+const ROUTE_TRIES_MAX: usize = 4;
+
+/// Keys with one origin and one set of rules. Cheap to clone.
+#[derive(Clone)]
+pub struct Group(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    config: GroupConfig,
+    node: Node,
+    store: Store,
+    origin: Option<Origin>,
+    /// Flights to the origin. Whoever misses the key here joins.
+    loads: Flights<Landing>,
+    /// Flights to other nodes. Callers join until the question has left (rule G2).
+    asks: Flights<Landing>,
+    stats: GroupStats,
+}
+
+/// How a flight ends.
+#[derive(Clone)]
+enum Landing {
+    Fetched(Fetched),
+    Failed(Error),
+    /// The view changed before anything was asked: whoever waits looks for the owner again.
+    Elsewhere,
+}
+
+/// A place in a flight.
+struct Boarded {
+    waiter: Waiter<Landing>,
+    collapsed: bool,
+}
+
+/// How far a key of many has come without waiting.
+enum Begun {
+    Ended(Result<Answer, Error>),
+    Boarded(Key, Boarded),
+}
+
+impl Group {
+    pub(crate) fn new(node: Node, name: Arc<str>, config: GroupConfig, loader: Option<Arc<dyn Loader>>) -> Self {
+        let store = Store::new(StoreConfig {
+            capacity_bytes: config.capacity_bytes,
+            policy: config.policy,
+            shards: None,
+            hash_seed: node.chance(|chance| chance.u64(..)),
+        });
+        let origin = loader.map(|loader| Origin::new(loader, &config));
+        if let Some(origin) = &origin {
+            origin.share_budget(node.view().members().len());
+        }
+        let (loads, asks, stats) = (Flights::new(), Flights::new(), GroupStats::default());
+        Self(Arc::new(Inner { name, config, node, store, origin, loads, asks, stats }))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &GroupConfig {
+        &self.0.config
+    }
+
+    /// The node it is on.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    /// Whether it has an origin.
+    #[must_use]
+    pub fn has_origin(&self) -> bool {
+        self.0.origin.is_some()
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn stats(&self) -> &GroupStats {
+        &self.0.stats
+    }
+
+    /// What its store holds and has given up.
+    #[must_use]
+    pub fn store_stats(&self) -> StoreStats {
+        self.0.store.stats()
+    }
+
+    /// How many requests to the origin are under way.
+    #[must_use]
+    pub fn origin_in_flight(&self) -> usize {
+        self.0.origin.as_ref().map_or(0, Origin::in_flight)
+    }
+
+    /// Gives back the bytes of expired entries, looking at `entries_max` of them at most; says how many went.
+    pub fn sweep(&self, entries_max: usize) -> usize {
+        self.0.store.sweep(self.now(), entries_max)
+    }
+
+    /// The value of `key`, from wherever it is. Ends within `timeout`, [`TIMEOUT_MAX`] at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says whether the key was malformed, the origin failed, the deadline passed, or nobody could be reached who
+    /// may answer. That there is no value is not an error.
+    pub async fn get(&self, key: impl AsRef<[u8]>, timeout: Duration) -> Result<Answer, Error> {
+        let key = key.as_ref();
+        Key::check(key)?;
+        if let Some(answer) = self.look(key) {
+            return Ok(self.counted(answer));
+        }
+        let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
+        let answer = self.miss(Key::copy_from(key)?, deadline).await;
+        self.counted_result(answer)
+    }
+
+    /// The values of several keys, each in its place. Keys that this node owns and has to load go to the origin in batches
+    /// where its loader takes them, all others out at the same time.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if there are more than [`GET_MANY_MAX`]; else each key has its own result.
+    pub async fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        timeout: Duration,
+    ) -> Result<Vec<Result<Answer, Error>>, Error> {
+        if keys.len() > GET_MANY_MAX {
+            let message = format!("{} keys in one request: {GET_MANY_MAX} is the most", keys.len());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
+        // Every key's flight is under way before the first is waited for.
+        let mut batch = Vec::new();
+        let begun: Vec<Begun> = keys.iter().map(|key| self.begin(key.as_ref(), deadline, &mut batch)).collect();
+        self.load_batch(batch);
+        let mut answers = Vec::with_capacity(begun.len());
+        for begun in begun {
+            let answer = match begun {
+                Begun::Ended(answer) => answer,
+                Begun::Boarded(key, boarded) => match self.settle(&key, boarded, deadline).await {
+                    Ok(Some(answer)) => Ok(answer),
+                    Ok(None) => self.miss(key, deadline).await,
+                    Err(error) => Err(error),
+                },
+            };
+            answers.push(self.counted_result(answer));
+        }
+        Ok(answers)
+    }
+
+    /// One key of many: answers it from the store, or boards its flight. Loads that are to be led go into `batch`.
+    fn begin(&self, key: &[u8], deadline: Instant, batch: &mut Vec<Led>) -> Begun {
+        if let Err(error) = Key::check(key) {
+            return Begun::Ended(Err(error));
+        }
+        if let Some(answer) = self.look(key) {
+            return Begun::Ended(Ok(answer));
+        }
+        let boarded = Key::copy_from(key).and_then(|key| {
+            let slot = Slot::of(self.name(), key.as_bytes());
+            let boarded = match self.0.node.view().owner_place(slot, key.as_bytes()) {
+                Place::Mine if self.0.origin.is_none() => return Ok(Begun::Ended(Ok(self.nothing()))),
+                Place::Mine => {
+                    let (leader, boarded) = boarded(self.0.loads.board(&key, deadline))?;
+                    batch.extend(leader.map(|leader| Led { leader, key: key.clone(), slot }));
+                    boarded
+                }
+                Place::At(_) => self.board_ask(&key, slot, deadline)?,
+                Place::Nobody => return Err(no_taker()),
+            };
+            Ok(Begun::Boarded(key, boarded))
+        });
+        boarded.unwrap_or_else(|error| Begun::Ended(Err(error)))
+    }
+
+    /// What the node's own store has to say, if that is enough. Nothing is awaited and nothing allocated.
+    #[inline]
+    fn look(&self, key: &[u8]) -> Option<Answer> {
+        let Inner { store, node, config, .. } = &*self.0;
+        let now = self.now();
+        let hit = store.get(key, now)?;
+        // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
+        // slot that went elsewhere answers nothing.
+        if hit.meta.tier != Tier::Main || !node.peek_view().is_mine(hit.meta.slot, key) {
+            return None;
+        }
+        if now < hit.meta.fresh_until {
+            if config.refresh_ahead > 0.0 && self.is_due(&hit, now) {
+                self.refresh_behind(key, &hit);
+            }
+            return Some(Answer::from_store(hit, now));
+        }
+        if now < hit.meta.fresh_until + config.stale_while_revalidate {
+            self.refresh_behind(key, &hit);
+            return Some(Answer::from_store(hit, now));
+        }
+        None
+    }
+
+    /// Gets what the node's own store didn't have.
+    async fn miss(&self, key: Key, deadline: Instant) -> Result<Answer, Error> {
+        let slot = Slot::of(self.name(), key.as_bytes());
+        for _ in 0..ROUTE_TRIES_MAX {
+            let boarded = match self.0.node.view().owner_place(slot, key.as_bytes()) {
+                Place::Mine if self.0.origin.is_none() => return Ok(self.nothing()),
+                Place::Mine => self.board_load(&key, slot, Role::Owner, deadline)?,
+                Place::At(_) => self.board_ask(&key, slot, deadline)?,
+                Place::Nobody => return Err(no_taker()),
+            };
+            if let Some(answer) = self.settle(&key, boarded, deadline).await? {
+                return Ok(answer);
+            }
+        }
+        Err(unsettled())
+    }
+
+    /// Waits for a flight, or is content with a stale value where the group allows it. `None`: the key went elsewhere.
+    async fn settle(&self, key: &Key, boarded: Boarded, deadline: Instant) -> Result<Option<Answer>, Error> {
+        let Inner { stats, config, .. } = &*self.0;
+        let Boarded { waiter, collapsed } = boarded;
+        let landing = if config.soft_timeout.is_zero() {
+            waiter.wait_until(deadline).await
+        } else {
+            let soft = waiter.wait_until(deadline.min(Instant::now() + config.soft_timeout)).await;
+            match soft {
+                Err(WaitError::TimedOut) => {
+                    if let Some(answer) = self.stale_instead(key) {
+                        // The load goes on for those who come later.
+                        let hard = Instant::now() + config.hard_timeout;
+                        tokio::spawn(async move { waiter.wait_until(hard).await.map(drop) });
+                        return Ok(Some(answer));
+                    }
+                    waiter.wait_until(deadline).await
+                }
+                landed => landed,
+            }
+        };
+        if collapsed {
+            stats.loads_deduped.add(1);
+        }
+        let error = match landing {
+            Ok(Landing::Fetched(fetched)) => {
+                return Ok(Some(Answer::from_flight(fetched, collapsed, self.now())));
+            }
+            Ok(Landing::Elsewhere) => return Ok(None),
+            Ok(Landing::Failed(error)) => error,
+            Err(error) => wait_error(error),
+        };
+        // What overtook the key also took the stale value away, so that this can't be older than an acknowledged write.
+        self.stale_instead(key).map(Some).ok_or(error)
+    }
+
+    /// What a group without an origin says of a key that nobody put.
+    fn nothing(&self) -> Answer {
+        Answer::nothing(self.0.node.next_version().reading())
+    }
+
+    #[inline]
+    fn counted(&self, answer: Answer) -> Answer {
+        let stats = &self.0.stats;
+        match answer.outcome {
+            Outcome::Hit(tier) => stats.hits(tier).add(1),
+            Outcome::Stale { .. } => stats.stale_hits.add(1),
+            Outcome::Miss { .. } => stats.misses.add(1),
+        }
+        answer
+    }
+
+    fn counted_result(&self, answer: Result<Answer, Error>) -> Result<Answer, Error> {
+        match answer {
+            Ok(answer) => Ok(self.counted(answer)),
+            Err(error) => {
+                self.0.stats.misses.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    /// A value past its ttl that may be served in the place of an error or a long wait.
+    fn stale_instead(&self, key: &Key) -> Option<Answer> {
+        let Inner { store, node, config, .. } = &*self.0;
+        if config.stale_if_error.is_zero() {
+            return None;
+        }
+        let now = self.now();
+        let hit = store.peek(key.as_bytes(), now)?;
+        let allowed = hit.meta.tier == Tier::Main
+            && node.peek_view().is_mine(hit.meta.slot, key.as_bytes())
+            && now < hit.meta.fresh_until + config.stale_if_error;
+        allowed.then(|| Answer::from_store(hit, now))
+    }
+
+    /// Whether so much of the ttl has passed that the value should be loaded anew while it is fresh.
+    fn is_due(&self, hit: &Hit, now: Moment) -> bool {
+        if hit.meta.fresh_until == Moment::NEVER {
+            return false;
+        }
+        let left = hit.meta.fresh_until.since(now);
+        let wall_ms = self.0.node.clock().wall_ms();
+        let age = Duration::from_millis(wall_ms.saturating_sub(hit.meta.load_start.wall_ms()));
+        age.as_secs_f64() >= self.0.config.refresh_ahead * (age + left).as_secs_f64()
+    }
+
+    fn now(&self) -> Moment {
+        self.0.node.clock().now()
+    }
+
+    /// Ends what the change of owners overtakes: flights of keys that went elsewhere or came here, and entries of both (rules W3
+    /// and W4).
+    pub(crate) fn change_view(&self, old: &View, new: &View) {
+        let Inner { name, store, loads, asks, origin, .. } = &*self.0;
+        let moved = |slot: Slot, key: &[u8]| old.is_mine(slot, key) != new.is_mine(slot, key);
+        let moved_key = |key: &Key| moved(Slot::of(name, key.as_bytes()), key.as_bytes());
+        loads.detach_all(moved_key);
+        asks.detach_all(moved_key);
+        // Entries know their slot and not their hash on groupcache's ring: there, all go.
+        store.drop_slots(|slot| !new.has_slots() || moved(slot, &[]));
+        if let Some(origin) = origin {
+            origin.share_budget(new.members().len());
+        }
+    }
+
+    fn count_failure(&self, error: &Error) {
+        self.0.stats.load_errors.of(LoadErrorKind::of(error.kind())).add(1);
+    }
+}
+
+fn wait_error(error: WaitError) -> Error {
+    match error {
+        WaitError::TimedOut => Error::timed_out("the value was fetched"),
+        WaitError::LeaderLost => Error::origin("the load ended without a result: try again"),
+        WaitError::Full => too_many_flights(),
+    }
+}
+
+fn unsettled() -> Error {
+    unreachable("the members kept changing while the owner was looked for: try again")
+}
+
+/// An error of kind [`ErrorKind::OwnerUnreachable`], worth a try a little later.
+fn unreachable(message: &str) -> Error {
+    Error::new(ErrorKind::OwnerUnreachable, message).with_retry_after(Duration::from_secs(1))
+}
+
+fn too_many_flights() -> Error {
+    let message = "too many keys are being fetched at once: try again";
+    Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1))
+}
+
+/// The two ways of boarding, for the flights of any table.
+fn boarded(boarding: Boarding<Landing>) -> Result<(Option<Leader<Landing>>, Boarded), Error> {
+    match boarding {
+        Boarding::Full => Err(too_many_flights()),
+        Boarding::Joined(waiter) => Ok((None, Boarded { waiter, collapsed: true })),
+        Boarding::Leads(leader, waiter) => Ok((Some(leader), Boarded { waiter, collapsed: false })),
+    }
+}

@@ -1,0 +1,136 @@
+//! [`Origin`]: a group's loader, with what every load of it is subject to: the limit on how many are under way,
+//! `hard_timeout`, the longest value, and that a panic is a failure.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::{GroupConfig, limit::Limit};
+use crate::{
+    Clock, Error, ErrorKind, Found, Key, LoadError, LoadRequest, Loaded, Loader, Value,
+    stats::{OriginStats, RequestResult},
+};
+
+pub(super) struct Origin {
+    loader: Arc<dyn Loader>,
+    limit: Limit,
+    concurrency: usize,
+    budget: usize,
+    hard_timeout: Duration,
+    value_len_max: usize,
+}
+
+impl Origin {
+    pub(super) fn new(loader: Arc<dyn Loader>, config: &GroupConfig) -> Self {
+        Self {
+            loader,
+            limit: Limit::new(config.origin_concurrency),
+            concurrency: config.origin_concurrency,
+            budget: config.origin_budget,
+            hard_timeout: config.hard_timeout,
+            value_len_max: config.value_len_max,
+        }
+    }
+
+    pub(super) fn batch_len_max(&self) -> usize {
+        self.loader.batch_len_max()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.limit.in_flight()
+    }
+
+    /// Takes this node's share of the cluster's budget.
+    pub(super) fn share_budget(&self, member_count: usize) {
+        if self.budget > 0 {
+            let share = (self.budget / member_count.max(1)).max(1);
+            self.limit.resize(share.min(self.concurrency));
+        }
+    }
+
+    pub(super) async fn load(
+        &self,
+        key: Key,
+        previous: Option<Value>,
+        clock: &dyn Clock,
+        stats: &OriginStats,
+    ) -> Result<Loaded, Error> {
+        let call = |deadline| self.loader.load(self.request(key, previous, deadline));
+        self.fit(self.call(call, clock, stats).await?)
+    }
+
+    /// Loads several keys in one request; answers each in its place.
+    pub(super) async fn load_many(
+        &self,
+        keys: &[Key],
+        clock: &dyn Clock,
+        stats: &OriginStats,
+    ) -> Vec<Result<Loaded, Error>> {
+        let call = |deadline| {
+            let requests = keys.iter().map(|key| self.request(key.clone(), None, deadline)).collect();
+            self.loader.load_many(requests)
+        };
+        let error = match self.call(call, clock, stats).await {
+            Ok(answers) if answers.len() == keys.len() => {
+                let fitted = answers.into_iter().map(|answer| self.fit(answer.map_err(into_error)?));
+                return fitted.collect();
+            }
+            Ok(answers) => {
+                Error::origin(format!("the loader was asked for {} keys and answered {}", keys.len(), answers.len()))
+            }
+            Err(error) => error,
+        };
+        vec![Err(error); keys.len()]
+    }
+
+    fn request(&self, key: Key, previous: Option<Value>, deadline: Instant) -> LoadRequest {
+        LoadRequest { key, previous, value_len_max: self.value_len_max, deadline }
+    }
+
+    async fn call<T, F>(
+        &self,
+        call: impl FnOnce(Instant) -> F,
+        clock: &dyn Clock,
+        stats: &OriginStats,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, LoadError>>,
+    {
+        let Ok(_permit) = tokio::time::timeout(self.hard_timeout, self.limit.acquire()).await else {
+            let message = "the origin is busy with other keys: raise origin_concurrency or ask for less at once";
+            return Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1)));
+        };
+        let start = clock.now();
+        // A loader may panic before its first await, too.
+        let loading = AssertUnwindSafe(async { call(Instant::now() + self.hard_timeout).await }).catch_unwind();
+        let (result, label) = match tokio::time::timeout(self.hard_timeout, loading).await {
+            Ok(Ok(Ok(loaded))) => (Ok(loaded), RequestResult::Ok),
+            Ok(Ok(Err(error))) => (Err(into_error(error)), RequestResult::Error),
+            Ok(Err(_panic)) => {
+                (Err(Error::origin("the loader panicked: see the node's standard error")), RequestResult::Error)
+            }
+            Err(_late) => (Err(Error::timed_out("the origin was asked")), RequestResult::Timeout),
+        };
+        stats.duration.observe(clock.now().since(start));
+        stats.results.of(label).add(1);
+        result
+    }
+
+    fn fit(&self, loaded: Loaded) -> Result<Loaded, Error> {
+        match &loaded.found {
+            Found::Value(value) if value.len() > self.value_len_max => {
+                let (len, max) = (value.len(), self.value_len_max);
+                Err(Error::origin(format!("the origin's value has {len} bytes, max_value is {max}")))
+            }
+            _ => Ok(loaded),
+        }
+    }
+}
+
+fn into_error(error: LoadError) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(other) => Error::origin(other),
+    }
+}

@@ -1,0 +1,268 @@
+//! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, Guard};
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::{
+    Clock, Error, ErrorKind, HybridClock, Loader, Member, Members, PeerService, Transport, Version,
+    group::{Group, GroupConfig},
+    link::Peer,
+    peer::{PeerAnswer, PeerQuestion, PeerWrite},
+    placement::Slot,
+    stats::{Counter, Protocol},
+    version::Reading,
+    view::{Ring, View},
+};
+
+/// The most groups of one node.
+pub const GROUPS_MAX: usize = 1024;
+
+/// What a node is made of.
+pub struct NodeConfig {
+    /// Its name among the members.
+    pub name: Arc<str>,
+    /// How keys are placed; the same on every node.
+    pub ring: Ring,
+    /// Tells this run of the node from its earlier ones and from all other nodes (rule V1).
+    pub incarnation: u32,
+    /// The start of everything that chance decides here.
+    pub seed: u64,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// How other members are reached.
+    pub transport: Arc<dyn Transport>,
+}
+
+/// A member of the cluster. Cheap to clone. Owns everything that its groups share; two of them in one process have
+/// nothing in common.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    config: NodeConfig,
+    versions: HybridClock,
+    view: ArcSwap<View>,
+    /// Held while a view is put in the place of another.
+    changing: Mutex<()>,
+    view_changes: Counter,
+    groups: RwLock<BTreeMap<Arc<str>, Group>>,
+    chance: Mutex<fastrand::Rng>,
+}
+
+/// Where a key belongs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyPlace {
+    /// Its slot.
+    pub slot: Slot,
+    /// The name of its owner.
+    pub owner: Option<Arc<str>>,
+    /// The name of who answers while the owner can't be reached.
+    pub stand_in: Option<Arc<str>>,
+}
+
+impl Node {
+    /// A node whose first view has these members.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if a member's address can't be one.
+    pub fn new(config: NodeConfig, members: Members) -> Result<Self, Error> {
+        let mut chance = fastrand::Rng::with_seed(config.seed);
+        let view = View::new(members, &config.name, config.ring, 0, |member| {
+            let client = config.transport.link(member)?;
+            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), chance.u64(..))))
+        })?;
+        Ok(Self(Arc::new(Inner {
+            versions: HybridClock::new(config.incarnation),
+            view: ArcSwap::from_pointee(view),
+            changing: Mutex::default(),
+            view_changes: Counter::default(),
+            groups: RwLock::default(),
+            chance: Mutex::new(chance),
+            config,
+        })))
+    }
+
+    /// Its name among the members.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.config.name
+    }
+
+    /// Its clocks.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.0.config.clock
+    }
+
+    /// The view as it is now.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.0.view.load_full()
+    }
+
+    #[inline]
+    pub(crate) fn peek_view(&self) -> Guard<Arc<View>> {
+        self.0.view.load()
+    }
+
+    /// How often the view has changed.
+    #[must_use]
+    pub fn view_changes(&self) -> u64 {
+        self.0.view_changes.sum()
+    }
+
+    /// The next version.
+    pub(crate) fn next_version(&self) -> Version {
+        self.0.versions.next(self.clock().wall_ms())
+    }
+
+    /// The clock reading that belongs to a load that began `age` ago.
+    pub(crate) fn reading_before(&self, age: Duration) -> Reading {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Reading::from_bits(self.clock().wall_ms().saturating_sub(age_ms) << 16)
+    }
+
+    pub(crate) fn chance<R>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> R) -> R {
+        draw(&mut self.0.chance.lock())
+    }
+
+    /// Where a key of a group belongs.
+    #[must_use]
+    pub fn place(&self, group: &str, key: &[u8]) -> KeyPlace {
+        let slot = Slot::of(group, key);
+        let view = self.peek_view();
+        let name = |member: Option<&Member>| member.map(|member| member.name.clone());
+        KeyPlace { slot, owner: name(view.owner(slot, key)), stand_in: name(view.stand_in(slot, key)) }
+    }
+
+    /// Opens a group. Without a loader it holds what is put into it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if the name is not `[a-z0-9][a-z0-9_-]{0,63}` or taken, or a setting is impossible, or there
+    /// are [`GROUPS_MAX`] groups.
+    pub fn open_group(&self, name: &str, config: GroupConfig, loader: Option<Arc<dyn Loader>>) -> Result<Group, Error> {
+        check_group_name(name)?;
+        config.check()?;
+        let name: Arc<str> = Arc::from(name);
+        let mut groups = self.0.groups.write();
+        if groups.contains_key(&name) {
+            return Err(Error::new(ErrorKind::Invalid, format!("group {name:?} is open already")));
+        }
+        if groups.len() >= GROUPS_MAX {
+            return Err(Error::new(ErrorKind::Invalid, format!("{GROUPS_MAX} groups are open: that is the most")));
+        }
+        let group = Group::new(self.clone(), name.clone(), config, loader);
+        groups.insert(name, group.clone());
+        Ok(group)
+    }
+
+    /// The group of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownGroup`].
+    pub fn group(&self, name: &str) -> Result<Group, Error> {
+        let unknown =
+            || Error::new(ErrorKind::UnknownGroup, format!("there is no group {name:?}: open or configure it"));
+        self.0.groups.read().get(name).cloned().ok_or_else(unknown)
+    }
+
+    /// All groups, by name.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        self.0.groups.read().values().cloned().collect()
+    }
+
+    /// Puts a view of these members in the place of the present one, unless they are the same. Works out its owner table
+    /// first: some milliseconds, more for hundreds of members, so that it should not run where requests are served.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if a member's address can't be one; the present view stays.
+    pub fn change_view(&self, members: Members) -> Result<(), Error> {
+        let _changing = self.0.changing.lock();
+        let old = self.view();
+        if old.members() == &members {
+            return Ok(());
+        }
+        let Inner { config, .. } = &*self.0;
+        let new = View::new(members, &config.name, config.ring, old.number() + 1, |member| {
+            if let Some(peer) = old.peers().find(|peer| peer.is_at(member)) {
+                return Ok(peer.clone());
+            }
+            let client = config.transport.link(member)?;
+            let seed = self.chance(|chance| chance.u64(..));
+            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), seed)))
+        })?;
+        tracing::info!(members = new.members().len(), digest = format_args!("{:016x}", new.digest()), "view changed");
+        let new = Arc::new(new);
+        // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
+        self.0.view.store(new.clone());
+        self.0.view_changes.add(1);
+        for group in self.groups() {
+            group.change_view(&old, &new);
+        }
+        Ok(())
+    }
+
+    /// This node as the server side of a transport sees it.
+    #[must_use]
+    pub fn service(&self, over: Protocol) -> Arc<dyn PeerService> {
+        Arc::new(Serving { node: self.clone(), over })
+    }
+
+    /// Follows a membership for as long as it lasts. A list that can't be used is logged and passed over.
+    pub async fn follow(self, mut members: watch::Receiver<Members>) {
+        loop {
+            let list = members.borrow_and_update().clone();
+            let node = self.clone();
+            let changed = tokio::task::spawn_blocking(move || node.change_view(list)).await;
+            if let Ok(Err(error)) = changed {
+                tracing::error!(%error, "the new member list is not used");
+            }
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A node as the server side of a transport sees it.
+struct Serving {
+    node: Node,
+    over: Protocol,
+}
+
+impl PeerService for Serving {
+    fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
+        Box::pin(async move {
+            let PeerQuestion { group, key, asked_as, deadline } = question;
+            self.node.group(&group)?.serve(&key, asked_as, self.over, deadline).await
+        })
+    }
+
+    fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {
+        Box::pin(async move {
+            let PeerWrite { group, key, op, condition, deadline: _ } = request;
+            self.node.group(&group)?.serve_write(&key, op, condition, self.over).map(Some)
+        })
+    }
+}
+
+fn check_group_name(name: &str) -> Result<(), Error> {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = matches!(name.as_bytes(), [first, rest @ ..]
+        if word(*first) && rest.len() < 64 && rest.iter().all(|byte| word(*byte) || matches!(byte, b'_' | b'-')));
+    if fits {
+        return Ok(());
+    }
+    let message =
+        format!("{name:?} can't name a group: 1 to 64 of a-z, 0-9, _ and -, beginning with a letter or a digit");
+    Err(Error::new(ErrorKind::Invalid, message))
+}

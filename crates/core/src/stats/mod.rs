@@ -1,0 +1,191 @@
+//! What is counted, where it happens. The daemon shows these numbers as metrics; core knows no metrics library.
+
+mod histogram;
+mod striped;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{BOUNDS_SECONDS, Histogram, HistogramSnapshot};
+pub use striped::Striped;
+
+use crate::{ErrorKind, store::Tier};
+
+/// A counter off the hit's path.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A fixed set of labels with a [`Counter`] for each.
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident, $label:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $label { $($(#[$variant_doc])* $variant),* }
+
+        impl $label {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// As metrics have it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+
+        /// A counter for each label.
+        #[derive(Default, Debug)]
+        pub struct $name([Counter; $label::ALL.len()]);
+
+        impl $name {
+            /// The counter of this label.
+            #[must_use]
+            pub fn of(&self, label: $label) -> &Counter {
+                &self.0[label as usize]
+            }
+        }
+    };
+}
+
+labelled! {
+    /// Where a value was loaded from.
+    Loads, Source {
+        /// The origin, as the owner.
+        Origin = "origin",
+        /// The owner.
+        Peer = "peer",
+        /// The stand-in, or the origin as the stand-in.
+        StandIn = "stand_in",
+        /// The slot's previous owner.
+        Handoff = "handoff",
+    }
+}
+
+labelled! {
+    /// Why a load failed.
+    LoadErrors, LoadErrorKind {
+        /// The origin failed.
+        Origin = "origin",
+        /// A deadline passed.
+        Timeout = "timeout",
+        /// A limit was reached.
+        Overload = "overload",
+        /// No node could be reached that may answer.
+        Peer = "peer",
+    }
+}
+
+labelled! {
+    /// How a request to an origin or a peer ended.
+    Results, RequestResult {
+        /// With an answer, "not found" included.
+        Ok = "ok",
+        /// With an error.
+        Error = "error",
+        /// At its deadline.
+        Timeout = "timeout",
+    }
+}
+
+labelled! {
+    /// What another node spoke when it asked.
+    ServerRequests, Protocol {
+        /// Frames on a gRPC stream.
+        Grpc = "grpc",
+        /// golang/groupcache's protocol, and the client API for writes.
+        Http = "http",
+    }
+}
+
+labelled! {
+    /// How a write ended.
+    Writes, WriteResult {
+        /// Done.
+        Ok = "ok",
+        /// Its condition was not met.
+        Conflict = "conflict",
+        /// Refused or failed; nothing changed.
+        Error = "error",
+        /// Its outcome is unknown.
+        Indeterminate = "indeterminate",
+    }
+}
+
+impl LoadErrorKind {
+    /// The label under which an error counts.
+    #[must_use]
+    pub const fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::TimedOut => Self::Timeout,
+            ErrorKind::Overloaded => Self::Overload,
+            ErrorKind::OwnerUnreachable | ErrorKind::NoAuthority | ErrorKind::Draining => Self::Peer,
+            _ => Self::Origin,
+        }
+    }
+}
+
+/// Requests to the origin of one kind.
+#[derive(Default, Debug)]
+pub struct OriginStats {
+    /// How they ended.
+    pub results: Results,
+    /// How long they took.
+    pub duration: Histogram,
+}
+
+/// What one group counts at one node. Nothing but counters: what can be asked of the store is asked there.
+#[derive(Default, Debug)]
+pub struct GroupStats {
+    /// Gets answered from the main tier.
+    pub hits_main: Striped,
+    /// Gets answered from a copy.
+    pub hits_hot: Striped,
+    /// Gets that the node's own store could not answer.
+    pub misses: Striped,
+    /// Gets answered with a value past its ttl, within the windows that allow it.
+    pub stale_hits: Counter,
+    /// Keys loaded.
+    pub loads: Loads,
+    /// Gets that shared another's flight.
+    pub loads_deduped: Counter,
+    /// Loads that failed.
+    pub load_errors: LoadErrors,
+    /// Requests that other nodes made of this one.
+    pub server_requests: ServerRequests,
+    /// Deletes and invalidations of keys carried out here.
+    pub invalidations: Counter,
+    /// Writes carried out here as the owner.
+    pub writes: Writes,
+    /// Loads of single keys at the origin.
+    pub origin_load: OriginStats,
+    /// Loads of several keys at once at the origin.
+    pub origin_load_many: OriginStats,
+}
+
+impl GroupStats {
+    /// The counter of hits in `tier`.
+    pub(crate) fn hits(&self, tier: Tier) -> &Striped {
+        match tier {
+            Tier::Main => &self.hits_main,
+            Tier::Hot => &self.hits_hot,
+        }
+    }
+
+    /// Gets that callers asked of this node.
+    #[must_use]
+    pub fn gets(&self) -> u64 {
+        self.hits_main.sum() + self.hits_hot.sum() + self.stale_hits.sum() + self.misses.sum()
+    }
+}
