@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(complaints("no.md"), ["docs/http.md:3 links to no.md: there is no such file"]);
         assert_eq!(complaints("#no"), ["docs/http.md:3 links to #no: there is no such heading"]);
         assert_eq!(complaints("config.md#no-heading").len(), 1);
-        assert_eq!(complaints("../../x").len(), 1);
+        assert_eq!(complaints("../../README.md").len(), 1);
         assert_eq!(complaints("config.md#no").len(), 1);
     }
 
