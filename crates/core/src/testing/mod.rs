@@ -2,4 +2,8 @@
 //!
 //! Behind the feature `testing`; no part of a running node.
 
+#![expect(clippy::expect_used, reason = "a fake or a suite that can't go on fails its test")]
+
+pub mod fake_peer;
 pub mod needs;
+pub mod peer;

@@ -1,0 +1,211 @@
+//! [`FakeNetwork`]: a transport in memory that tests can hold up and cut.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    Error, ErrorKind, Member, PeerClient, PeerService, Transport, Version,
+    peer::{PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite},
+};
+
+/// Nodes that reach each other by address, without sockets. Clones are the same network.
+///
+/// # Examples
+///
+/// ```
+/// # use std::sync::Arc;
+/// use larder_core::{Member, Transport, testing::{fake_peer::FakeNetwork, peer::{EchoNode, deadline}}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let network = FakeNetwork::default();
+/// network.add("b:1", Arc::new(EchoNode));
+/// let link = network.link(&Member::new("b", "b:1")).unwrap();
+/// assert!(link.probe(deadline()).await.is_ok());
+/// network.remove("b:1");
+/// assert!(link.probe(deadline()).await.is_err());
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct FakeNetwork {
+    nodes: Arc<Mutex<HashMap<Arc<str>, Arc<Node>>>>,
+}
+
+struct Node {
+    service: Arc<dyn PeerService>,
+    /// How often its connections were cut.
+    cuts: watch::Sender<u64>,
+    held: watch::Sender<bool>,
+}
+
+impl FakeNetwork {
+    /// Has `service` answer at `address`, instead of whoever did.
+    pub fn add(&self, address: impl Into<Arc<str>>, service: Arc<dyn PeerService>) {
+        let node = Node { service, cuts: watch::Sender::new(0), held: watch::Sender::new(false) };
+        self.nodes.lock().insert(address.into(), Arc::new(node));
+    }
+
+    /// Nobody answers at `address` any more, and what is under way there breaks off.
+    pub fn remove(&self, address: &str) {
+        let node = self.nodes.lock().remove(address);
+        if let Some(node) = node {
+            node.cuts.send_modify(|cuts| *cuts += 1);
+            node.held.send_replace(false);
+        }
+    }
+
+    /// What is under way to `address` breaks off; new requests reach it.
+    pub fn cut(&self, address: &str) {
+        if let Some(node) = self.node(address) {
+            node.cuts.send_modify(|cuts| *cuts += 1);
+        }
+    }
+
+    /// Requests to `address` do not leave until [`release`](Self::release).
+    pub fn hold(&self, address: &str) {
+        if let Some(node) = self.node(address) {
+            node.held.send_replace(true);
+        }
+    }
+
+    /// Lets go what [`hold`](Self::hold) held up.
+    pub fn release(&self, address: &str) {
+        if let Some(node) = self.node(address) {
+            node.held.send_replace(false);
+        }
+    }
+
+    fn node(&self, address: &str) -> Option<Arc<Node>> {
+        self.nodes.lock().get(address).cloned()
+    }
+}
+
+impl Transport for FakeNetwork {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {
+        Ok(Arc::new(FakeLink { network: self.clone(), address: member.address.clone() }))
+    }
+}
+
+struct FakeLink {
+    network: FakeNetwork,
+    address: Arc<str>,
+}
+
+impl FakeLink {
+    /// Does `what` at the node: not before it may leave, and not after the node was cut off.
+    async fn reach<T>(
+        &self,
+        deadline: Instant,
+        what: impl AsyncFnOnce(&Node) -> Result<T, Error>,
+    ) -> Result<T, PeerError> {
+        let gone = || PeerError::not_sent(format!("nobody is at {}", self.address));
+        let reached = async {
+            let node = self.network.node(&self.address).ok_or_else(gone)?;
+            let mut held = node.held.subscribe();
+            held.wait_for(|held| !held).await.map_err(|_| gone())?;
+            // It may be another by now, or none.
+            let node = self.network.node(&self.address).ok_or_else(gone)?;
+            let mut cuts = node.cuts.subscribe();
+            tokio::select! {
+                outcome = what(&node) => outcome.map_err(PeerError::Answered),
+                _ = cuts.changed() => Err(PeerError::broke_off(format!("{} was cut off", self.address))),
+            }
+        };
+        timeout_at(deadline, reached).await.unwrap_or(Err(PeerError::TimedOut))
+    }
+}
+
+impl PeerClient for FakeLink {
+    fn get(&self, mut request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>> {
+        Box::pin(self.reach(request.deadline, async move |node| {
+            request.leaving();
+            let PeerGet { group, key, asked_as, deadline, value_len_max, .. } = request;
+            let question = PeerQuestion { group, key, asked_as, deadline };
+            let answer = node.service.answer(question).await?;
+            match &answer {
+                PeerAnswer::Found { value: Some(value), .. } if value.len() > value_len_max => {
+                    Err(Error::new(ErrorKind::TooLarge, "the value is longer than the group allows"))
+                }
+                _ => Ok(answer),
+            }
+        }))
+    }
+
+    fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {
+        Box::pin(self.reach(request.deadline, async move |node| node.service.write(request).await))
+    }
+
+    fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
+        Box::pin(self.reach(deadline, async |_| Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::testing::peer::{Bench, EchoNode, RunningNode, deadline, question};
+
+    #[derive(Default)]
+    struct FakeBench(FakeNetwork);
+
+    struct FakeNode(FakeNetwork);
+
+    impl Bench for FakeBench {
+        type Node = FakeNode;
+
+        fn transport(&self) -> Arc<dyn Transport> {
+            Arc::new(self.0.clone())
+        }
+
+        async fn start(&self, service: Arc<dyn PeerService>) -> FakeNode {
+            self.0.add("here", service);
+            FakeNode(self.0.clone())
+        }
+    }
+
+    impl RunningNode for FakeNode {
+        fn address(&self) -> String {
+            "here".into()
+        }
+
+        async fn cut(&self) {
+            self.0.cut("here");
+        }
+
+        async fn stop(self) {
+            self.0.remove("here");
+        }
+    }
+
+    crate::peer_transport_contract!(FakeBench::default());
+
+    #[tokio::test]
+    async fn what_is_held_has_not_left() {
+        let network = FakeNetwork::default();
+        network.add("b", Arc::new(EchoNode));
+        network.hold("b");
+        let link = network.link(&Member::new("b", "b")).unwrap();
+        let left = Arc::new(AtomicBool::new(false));
+        let mark = left.clone();
+        let mut get = link.get(question("k").on_leaving(move || mark.store(true, Ordering::Relaxed)));
+        assert!((&mut get).now_or_never().is_none());
+        assert!(!left.load(Ordering::Relaxed));
+        network.release("b");
+        assert!(get.await.is_ok() && left.load(Ordering::Relaxed));
+        network.remove("b");
+        assert!(matches!(link.probe(deadline()).await, Err(PeerError::Unreachable { sent: false, .. })));
+    }
+}
