@@ -1,2 +1,5 @@
-//! Larder.
-fn main() {}
+//! The binary `larder`.
+
+fn main() -> std::process::ExitCode {
+    larder_server::cli::main()
+}

@@ -1,0 +1,259 @@
+//! The command line: what can be asked, and how a command's end becomes the process's.
+//!
+//! What the commands do is in [`commands`](crate::commands).
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, builder::TypedValueParser};
+use larder_core::Key;
+
+use crate::{
+    commands::{self, Failure, NodeUrl},
+    config::{Config, Mistakes, Override, is_group_name},
+    logging::LogFormat,
+};
+
+/// A distributed read-through cache: one load of a key serves every caller on every node.
+#[derive(Parser, Debug)]
+#[command(name = "larder", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 key not found, 4 could not reach a node.";
+
+/// What `larder` can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Runs a node until it is told to stop.
+    Serve(ServeArgs),
+    /// Runs a whole cluster, an origin and a load on this machine.
+    Demo(DemoArgs),
+    /// Validates a configuration and prints every mistake with its line.
+    Check(CheckArgs),
+    /// Writes a key's value to stdout.
+    Get(KeyArgs),
+    /// Sets a key's value.
+    Set(SetArgs),
+    /// Removes a key.
+    Rm(KeyArgs),
+    /// Says which node owns a key.
+    Owner(OwnerArgs),
+    /// Shows the cluster and its groups.
+    Status(StatusArgs),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Get(args) => commands::get::run(&args),
+        Command::Set(args) => commands::set::run(args),
+        Command::Rm(args) => commands::rm::run(&args),
+        Command::Owner(args) => commands::owner::run(&args),
+        Command::Status(args) => commands::status::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What goes into the logs.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// What is logged: error, warn, info, debug, trace, or a filter such as info,larder_peer=debug.
+    #[arg(long = "log", value_name = "LEVEL", env = "LARDER_LOG", default_value = "info")]
+    pub level: String,
+    /// How it looks.
+    #[arg(long = "log-format", value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: LogFormat,
+}
+
+/// `larder serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// The configuration; without one, there is one group `default` that holds what is set.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The origin of the group `default`: http://HOST/PATH/{key}, sqlite:FILE?select=STATEMENT or directory:PATH.
+    #[arg(long, value_name = "URL", value_parser = Override::origin)]
+    pub origin: Option<Override>,
+    /// Where clients are served (node.listen).
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Where other nodes are served (node.peer).
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
+    /// Where health and metrics are served (node.admin).
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// A node whose cluster to join. Does not work yet.
+    #[arg(long, value_name = "ADDR", hide = true)]
+    pub join: Vec<String>,
+    /// Sets any key of the configuration by its dotted path. May be repeated; the last one counts.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<Override>,
+    /// What goes into the logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl ServeArgs {
+    /// The configuration that the file and the flags make.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in them.
+    pub fn load(&self) -> Result<Config, Mistakes> {
+        let flags = [
+            ("--listen", "node.listen", &self.listen),
+            ("--peer", "node.peer", &self.peer),
+            ("--admin", "node.admin", &self.admin),
+        ];
+        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some(Override::new(flag, key, value.as_ref()?)));
+        let join = self.join.iter().map(|address| Override::new("--join", "cluster.seeds", address));
+        let overrides: Vec<Override> =
+            self.origin.iter().cloned().chain(flags).chain(join).chain(self.set.iter().cloned()).collect();
+        Config::load(self.config.as_deref(), &overrides)
+    }
+}
+
+/// `larder demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: u16,
+    /// How long the load runs.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    pub duration: Duration,
+    /// How many keys the load asks for.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub keys: u32,
+    /// What goes into the logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `larder check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Sets any key of the configuration by its dotted path, as `serve` would.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<Override>,
+}
+
+/// Which node is asked.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// The node to ask: where it serves clients.
+    #[arg(long = "node", value_name = "URL", env = "LARDER_NODE", default_value = "http://127.0.0.1:5273")]
+    pub url: NodeUrl,
+}
+
+/// A key of a group, at a node: `larder get`, `larder rm`.
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// The group.
+    #[arg(value_parser = group)]
+    pub group: String,
+    /// The key: any bytes, 1 to 1024 of them.
+    #[arg(value_parser = key_parser())]
+    pub key: Key,
+    /// Which node is asked.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `larder set`.
+#[derive(Args, Debug)]
+pub struct SetArgs {
+    /// Which key.
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// The value; without one, or with -, it is read from stdin.
+    pub value: Option<OsString>,
+}
+
+/// `larder owner`.
+#[derive(Args, Debug)]
+pub struct OwnerArgs {
+    /// Which key.
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// Prints the node's JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `larder status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Which node is asked.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Prints JSON: `{"cluster": …, "groups": …}`, as the node gave them.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn group(text: &str) -> Result<String, String> {
+    if is_group_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a group's name has 1 to 64 lower-case letters, digits, \"_\" and \"-\"".to_owned())
+    }
+}
+
+/// A key is bytes, and so is an argument.
+fn key_parser() -> impl TypedValueParser<Value = Key> {
+    clap::builder::OsStringValueParser::new().try_map(|text| Key::new(text.into_encoded_bytes()))
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > Duration::ZERO => Ok(duration),
+        _ => Err("expected a duration such as 500ms or 10s".to_owned()),
+    }
+}
+
+/// A command's mistakes in a configuration, each with the file's name where it stands in the file.
+impl Failure {
+    /// The end of a command whose configuration has `mistakes`.
+    #[must_use]
+    pub fn mistakes(config: Option<&std::path::Path>, mistakes: &Mistakes) -> Self {
+        use crate::config::Place;
+
+        let told: Vec<String> = mistakes
+            .iter()
+            .map(|mistake| match (mistake.place, config) {
+                (Place::Flag(_), _) | (_, None) => mistake.to_string(),
+                (Place::Line(_), Some(path)) => format!("{}, {mistake}", path.display()),
+                (Place::Unwritten, Some(path)) => format!("{}: {mistake}", path.display()),
+            })
+            .collect();
+        let told = told.join("\n");
+        if mistakes.are_all_in_flags() { Self::usage(told) } else { Self::failed(told) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_of_the_command_line_agree() {
+        Cli::command().debug_assert();
+    }
+}

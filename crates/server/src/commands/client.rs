@@ -1,0 +1,155 @@
+//! A node's HTTP API, as the commands ask it.
+//!
+//! It speaks through hyper and not through reqwest, whose URLs turn a key like `..` or `%2e%2e` into another path.
+
+use std::{str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use larder_core::Key;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::Deserialize;
+
+use super::{Exit, Failure};
+
+/// How long a connection may take: longer than a lost packet, shorter than patience.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to begin, and each part of it to follow: a node answers within 10 s unless asked otherwise.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest answer that is read as JSON; a thousand members and as many groups fit.
+const JSON_BYTES_MAX: usize = 16 << 20;
+
+/// What stays as it is in a path (RFC 3986, "unreserved"); everything else is percent-encoded.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where a node serves clients: `http://HOST:PORT`, or `HOST:PORT`.
+///
+/// # Examples
+///
+/// ```
+/// use larder_server::commands::NodeUrl;
+///
+/// assert_eq!("web1:5273".parse::<NodeUrl>()?, "http://web1:5273/".parse()?);
+/// assert!("ftp://web1".parse::<NodeUrl>().is_err());
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeUrl(String);
+
+impl FromStr for NodeUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let url = url.trim_end_matches('/');
+        match url.parse::<Uri>() {
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.query().is_none() => Ok(Self(url.to_owned())),
+            _ => Err(format!("expected a node's address such as http://127.0.0.1:5273, but found {text:?}")),
+        }
+    }
+}
+
+/// An error as a node tells it (RFC 9457).
+#[derive(Deserialize)]
+struct Problem {
+    r#type: String,
+    title: String,
+    #[serde(default)]
+    detail: String,
+}
+
+/// The path of a key's value.
+pub(super) fn key_path(group: &str, key: &Key) -> String {
+    format!("/v1/groups/{group}/keys/{}", percent_encode(key.as_bytes(), RESERVED))
+}
+
+/// The path of a key's owner.
+pub(super) fn owner_path(group: &str, key: &Key) -> String {
+    format!("/v1/cluster/owner/{group}/{}", percent_encode(key.as_bytes(), RESERVED))
+}
+
+/// Asks a node, and waits for its answer to begin.
+///
+/// # Errors
+///
+/// If the node can't be reached, or its answer is an error.
+pub(super) async fn ask(
+    node: &NodeUrl,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>, Failure> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", node.0))
+        .body(Full::new(body))
+        .map_err(|error| Failure::usage(format!("{} can't be asked: {error}", node.0)))?;
+    let response = match tokio::time::timeout(ANSWER_TIMEOUT, client.request(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(unreachable(node, &innermost(&error))),
+        Err(_) => return Err(unreachable(node, "it did not answer in time")),
+    };
+    if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
+}
+
+/// Asks a node for JSON.
+pub(super) async fn ask_json(node: &NodeUrl, path: &str) -> Result<serde_json::Value, Failure> {
+    let response = ask(node, Method::GET, path, Bytes::new()).await?;
+    serde_json::from_slice(&whole(response).await?)
+        .map_err(|error| Failure::failed(format!("{} does not answer as a Larder node does: {error}", node.0)))
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let body = Limited::new(response.into_body(), JSON_BYTES_MAX).collect();
+    match tokio::time::timeout(ANSWER_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Failure::failed(format!("the answer is longer than {JSON_BYTES_MAX} bytes")))
+        }
+        Ok(Err(error)) => Err(Failure::failed(format!("the answer broke off: {error}"))),
+        Err(_) => Err(Failure::failed("the answer did not end in time")),
+    }
+}
+
+fn unreachable(node: &NodeUrl, reason: &str) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format!("could not reach {}: {reason}; start a node there or name another with --node", node.0),
+    )
+}
+
+/// What lies at the bottom of an error, which says it best: "Connection refused".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+async fn refused(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let problem = whole(response).await.ok().and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
+    let Some(problem) = problem else {
+        return Failure::failed(format!("the node answered {status}, which no Larder node would: is it one?"));
+    };
+    let exit = match (status, problem.r#type.as_str()) {
+        (StatusCode::NOT_FOUND, "not-found") => Exit::NotFound,
+        (StatusCode::NOT_FOUND, "unknown-group") => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, if problem.detail.is_empty() { problem.title } else { problem.detail })
+}

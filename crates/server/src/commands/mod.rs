@@ -1,0 +1,109 @@
+//! What each command does, one a file, and how it may end.
+
+use std::{fmt, io, process::ExitCode};
+
+pub mod check;
+mod client;
+pub mod demo;
+pub mod get;
+pub mod owner;
+pub mod rm;
+pub mod serve;
+pub mod set;
+pub mod status;
+
+pub use client::NodeUrl;
+
+/// How a command ends that does not end well; the numbers are the process's exit codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// It failed.
+    Failed = 1,
+    /// It was asked for something that can't be: an unknown group too.
+    Usage = 2,
+    /// There is no such key.
+    NotFound = 3,
+    /// No node could be reached.
+    Unreachable = 4,
+}
+
+/// Why a command did not do what it was asked.
+///
+/// # Examples
+///
+/// ```
+/// use larder_server::commands::{Exit, Failure};
+///
+/// let failure = Failure::usage("there is no group \"usrs\"");
+/// assert_eq!(failure.exit(), Exit::Usage);
+/// assert_eq!(failure.to_string(), "there is no group \"usrs\"");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// An end with this exit code; `message` is a sentence that says what to do.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// It failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    /// It was asked for something that can't be.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Tells it on stderr.
+    pub(crate) fn report(&self) -> ExitCode {
+        use io::Write;
+
+        // If stderr is closed, the exit code still tells.
+        for line in self.message.lines() {
+            let _ = writeln!(io::stderr(), "larder: {line}");
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs a command that only waits: for one node's answer.
+fn wait_for<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("the process can't wait for the network: {error}")))?
+        .block_on(future)
+}
+
+/// Writes to stdout. Who reads it may have seen enough: a closed pipe is no failure.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    use io::Write;
+
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("stdout can't be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

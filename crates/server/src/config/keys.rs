@@ -1,0 +1,231 @@
+//! The keys: what a configuration may say, in one place.
+//!
+//! Each comment here is also the key's meaning in `docs/configuration.md`. A key or a word of later work is refused until
+//! it works; making it work is moving it out of `later`, or making its [`Word`] one that `Works`.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use super::{
+    kind::{
+        Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
+        Word::{Later, Works},
+    },
+    origin::{OriginConfig, OriginTable},
+    section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
+    shapes::{self, MemberConfig, MemberEntry},
+};
+
+/// The most groups: each has its own store, counters and limits.
+pub const GROUPS_MAX: usize = 1024;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const MIB: u64 = 1 << 20;
+
+/// A window or a time-out that may be switched off with `"0s"`.
+const fn up_to(max: Duration) -> Span {
+    Span { min: Duration::ZERO, max }
+}
+
+/// A time that must pass.
+const fn from_1ms_to(max: Duration) -> Span {
+    Span { min: Duration::from_millis(1), max }
+}
+
+section! {
+    /// A whole configuration.
+    pub struct Config {
+        /// This node: its name, its listeners, and how it runs.
+        node: NodeConfig = Nested::<NodeConfig>::new(), Default("{}");
+        /// Who else is in the cluster, and who owns what.
+        cluster: ClusterConfig = Nested::<ClusterConfig>::new(), Default("{}");
+        /// Who may reach the listeners.
+        security: SecurityConfig = Nested::<SecurityConfig>::new(), Default("{}");
+        /// The groups by name. Without any there is one, `default`, as an empty `[groups.default]` would make it.
+        groups: BTreeMap<String, GroupConfig> = Named {
+            suffix: ".NAME",
+            names: shapes::GROUP_NAME,
+            of: Nested::<GroupConfig>::new(),
+            len_max: GROUPS_MAX,
+        }, Default("{}");
+    }
+    later {}
+}
+
+/// How nodes talk to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// golang/groupcache's protocol for reads, the client API for writes.
+    Http,
+}
+
+section! {
+    /// This node: its name, its listeners, and how it runs.
+    pub struct NodeConfig {
+        /// The node's name, unique in the cluster.
+        name: Option<String> = shapes::NODE_NAME, Absent("the host's name and the port of `peer`, as in `web1-5274`");
+        /// Where clients are served: the HTTP API, and the groupcache-compatible path for peers.
+        listen: SocketAddr = Listener, Default("127.0.0.1:5273");
+        /// Where other nodes are served by gRPC. Nothing listens here while `transport` is `"http"`.
+        peer: SocketAddr = Listener, Default("127.0.0.1:5274");
+        /// Where health, metrics and administration are served.
+        admin: SocketAddr = Listener, Default("127.0.0.1:5276");
+        /// The host at which others reach this node, as `GET /v1/cluster` gives it.
+        advertise: Option<String> = shapes::HOST, Absent("each listener's own address, or the host's name where that is `0.0.0.0` or `[::]`");
+        /// How nodes talk to each other. `"http"` is golang/groupcache's protocol for reads and the client API for writes.
+        transport: Transport = Choice(&[Later("grpc"), Works("http", Transport::Http)]), Default("http");
+        /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
+        weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
+        /// Where the node stands, for people to read.
+        zone: String = shapes::LABEL, Default("");
+        /// How long a node that was told to stop may take to finish what runs.
+        drain_timeout: Duration = up_to(HOUR), Default("10s");
+        /// How many threads do the work; 0 is one for each core.
+        workers: usize = Whole { min: 0_usize, max: 1024 }, Default("0");
+    }
+    later {
+        /// The folder for what must survive: the write-behind journal.
+        data_dir;
+    }
+}
+
+/// How the members of the cluster are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Discovery {
+    /// Not at all: the node is alone.
+    None,
+    /// They are the list in `members`.
+    Static,
+}
+
+/// Which node owns which keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ring {
+    /// Larder's own placement: 16,384 slots, evenly shared.
+    Slots,
+    /// golang/groupcache's hash ring, for a cluster with Go peers.
+    Groupcache,
+}
+
+section! {
+    /// Who else is in the cluster, and who owns what.
+    pub struct ClusterConfig {
+        /// How members are found: `"none"` is a node on its own, `"static"` takes the list in `members`.
+        discovery: Discovery = Choice(&[
+            Works("none", Discovery::None),
+            Works("static", Discovery::Static),
+            Later("dns"),
+            Later("gossip"),
+            Later("etcd"),
+            Later("consul"),
+        ]), Default("none");
+        /// Every member, this node too: its own entry is the one with its name. The address is the other's `listen`
+        /// where `transport` is `"http"`, else its `peer`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
+        members: Vec<MemberConfig> = List { of: MemberEntry, len_max: larder_core::membership::MEMBERS_MAX }, Default("[]");
+        /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
+        ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
+    }
+    later {
+        /// The name to look members up under; a member's name is its address.
+        dns_name;
+        /// How often the name is looked up.
+        dns_interval;
+        /// Where gossip is heard (UDP).
+        gossip;
+        /// Nodes to begin the gossip with.
+        seeds;
+        /// 32 bytes in base64 that encrypt and authenticate gossip.
+        gossip_key;
+        /// etcd's endpoints.
+        etcd;
+        /// What Larder's keys in etcd begin with.
+        etcd_prefix;
+        /// etcd's user.
+        etcd_user;
+        /// etcd's password.
+        etcd_password;
+        /// The certificates that etcd is trusted by.
+        etcd_ca;
+        /// The client certificate for etcd.
+        etcd_cert;
+        /// The client certificate's key for etcd.
+        etcd_key;
+        /// Consul's address.
+        consul;
+        /// The service that nodes register under.
+        consul_service;
+        /// Consul's token.
+        consul_token;
+        /// With etcd or Consul: a node that can't renew within this time is out.
+        lease_ttl;
+        /// Which service keeps locks.
+        locks: "cluster", ["etcd", "consul", "redis"];
+        /// Redis, for locks.
+        redis;
+    }
+}
+
+section! {
+    /// Who may reach the listeners.
+    pub struct SecurityConfig {
+        /// Whether listeners may stand beyond loopback without TLS and tokens. Whoever reaches them can read, write and stop the node.
+        insecure: bool = Flag, Default("false");
+    }
+    later {}
+}
+
+/// What is evicted first when a group is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// What was not used for the longest time.
+    Lru,
+}
+
+section! {
+    /// A group of keys with an origin and limits of its own. Its name begins with a lower-case letter or a digit; lower-case letters,
+    /// digits, `_` and `-` may follow, 64 in all.
+    pub struct GroupConfig {
+        /// How many bytes of keys, values and bookkeeping a node keeps of this group, its own and hot copies together.
+        capacity: u64 = Size { min: 1024, max: 1 << 44 }, Default("256MiB");
+        /// What is evicted first when the group is full.
+        policy: Policy = Choice(&[Later("s3-fifo"), Works("lru", Policy::Lru)]), Default("lru");
+        /// How long a value is fresh, counted from when its load began.
+        ttl: Option<Duration> = from_1ms_to(YEAR), Absent("until it is evicted or invalidated");
+        /// By how much of itself the ttl of each value is shortened at random, so that values loaded together don't expire together.
+        ttl_jitter: f64 = Fraction { max: 1.0 }, Default("0.1");
+        /// How long "not found" is remembered; `"0s"` is not at all.
+        negative_ttl: Duration = up_to(YEAR), Default("5s");
+        /// How long after its ttl a value is still served while it is loaded again (RFC 5861).
+        stale_while_revalidate: Duration = up_to(YEAR), Default("0s");
+        /// How long after its ttl a value is still served when the origin fails (RFC 5861).
+        stale_if_error: Duration = up_to(YEAR), Default("0s");
+        /// After which share of its ttl a value in use is loaded again in the background; 0.8 is after 80%, 0.0 is never.
+        refresh_ahead: f64 = Fraction { max: 0.99 }, Default("0.0");
+        /// A stale copy is served if the origin has not answered by then; `"0s"` is never. Shorter than `hard_timeout`.
+        soft_timeout: Duration = up_to(HOUR), Default("0s");
+        /// How long the origin may take.
+        hard_timeout: Duration = from_1ms_to(HOUR), Default("10s");
+        /// How long another node may keep a copy of a hot key; `"0s"` is never.
+        hot_lease: Duration = up_to(Duration::from_secs(60)), Default("1s");
+        /// `Cache-Control: max-age` for HTTP clients; `"0s"` is `no-cache`.
+        downstream_max_age: Duration = up_to(YEAR), Default("0s");
+        /// The longest value.
+        max_value: u64 = Size { min: 1, max: 1024 * MIB }, Default("8MiB");
+        /// How many loads may be under way at once, on each node.
+        origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64");
+        /// The same for the whole cluster, divided among its nodes; 0 is no such limit.
+        origin_budget: usize = Whole { min: 0_usize, max: 1_000_000 }, Default("0");
+        /// Where values come from.
+        origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
+    }
+    later {
+        /// What a get may answer while links are cut or membership changes.
+        consistency: "eventual", ["strong"];
+        /// Whether changes go to the origin, and when.
+        write: "none", ["through", "behind"];
+        /// Write-behind: how long changes to a key are gathered.
+        write_delay;
+        /// A cluster lock around each load.
+        load_lock: "off", ["on", "strict"];
+    }
+}

@@ -1,0 +1,120 @@
+//! `docs/configuration.md`, from the keys themselves: `reference.md` holds the prose, and a line `<!-- keys: PATH -->` in it
+//! becomes the tables of that path.
+
+use super::document::Value;
+use super::{
+    keys::Config,
+    kind::SubTable,
+    section::{Key, Section, Shown, Status},
+};
+
+const PROSE: &str = include_str!("reference.md");
+
+/// A table of keys with its path.
+struct Table {
+    path: String,
+    table: SubTable,
+}
+
+/// The text of `docs/configuration.md`.
+#[must_use]
+pub fn reference() -> String {
+    let tables = tables();
+    let mut text = String::new();
+    for line in PROSE.lines() {
+        match line.strip_prefix("<!-- keys: ").and_then(|rest| rest.strip_suffix(" -->")) {
+            Some(path) => tables.iter().filter(|table| table.path == path).for_each(|table| table.write(&mut text)),
+            None => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The path of a key that works, wherever it stands.
+pub(super) fn path_of_key(name: &str) -> Option<String> {
+    tables().iter().find_map(|Table { path, table }| {
+        let found = table.keys.iter().any(|key| key.name == name && matches!(key.status, Status::Works { .. }));
+        let of_kind = table.variant.map_or(String::new(), |kind| format!(" (of kind = {kind:?})"));
+        found.then(|| format!("{path}.{name}{of_kind}"))
+    })
+}
+
+/// Every table of keys.
+fn tables() -> Vec<Table> {
+    let mut tables = Vec::new();
+    below("", Config::KEYS, &mut tables);
+    tables
+}
+
+fn below(path: &str, keys: &'static [Key], tables: &mut Vec<Table>) {
+    for key in keys {
+        let Status::Works { kind, .. } = key.status else { continue };
+        for table in kind.tables() {
+            let dot = if path.is_empty() { "" } else { "." };
+            let path = format!("{path}{dot}{}{}", key.name, table.suffix);
+            let keys = table.keys;
+            tables.push(Table { path: path.clone(), table });
+            below(&path, keys, tables);
+        }
+    }
+}
+
+impl Table {
+    fn write(&self, text: &mut String) {
+        let SubTable { variant, about, keys, .. } = &self.table;
+        if let Some(kind) = variant {
+            *text += &format!("### `kind = \"{kind}\"`\n\n");
+        }
+        *text += &format!("{}\n", sentence(about));
+        let working = keys.iter().filter_map(|key| match &key.status {
+            Status::Works { kind, shown } if kind.tables().is_empty() => Some((key, kind.expected(), shown)),
+            _ => None,
+        });
+        let mut rows = working.map(|(key, expected, shown)| {
+            format!("| `{}` | {} | {} | {} |\n", key.name, shown.cell(), cell(&sentence(key.meaning)), cell(&expected))
+        });
+        if let Some(first) = rows.next() {
+            *text += "\n| key | default | meaning | expected |\n|---|---|---|---|\n";
+            *text += &first;
+            rows.for_each(|row| *text += &row);
+        }
+        let mut later = keys.iter().filter_map(|key| match key.status {
+            Status::Later { off, .. } => {
+                let off = off.map_or("none".to_owned(), |off| format!("`\"{off}\"`"));
+                Some(format!("| `{}` | {off} | {} |\n", key.name, cell(&sentence(key.meaning))))
+            }
+            Status::Works { .. } => None,
+        });
+        if let Some(first) = later.next() {
+            *text += "\nThese are named here and don't work yet:\n\n| key | accepted | meaning |\n|---|---|---|\n";
+            *text += &first;
+            later.for_each(|row| *text += &row);
+        }
+        text.push('\n');
+    }
+}
+
+impl Shown {
+    fn cell(self) -> String {
+        match self {
+            Self::Default(text) => match Value::typed(text) {
+                Some(_) => format!("`{text}`"),
+                None => format!("`\"{text}\"`"),
+            },
+            Self::Absent(meaning) => format!("absent: {}", cell(meaning)),
+            Self::Required => "required".to_owned(),
+        }
+    }
+}
+
+/// The lines of a comment as one.
+fn sentence(lines: &[&str]) -> String {
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+    lines.join(" ")
+}
+
+/// Text that can stand in a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}

@@ -1,0 +1,180 @@
+//! The rules between keys: what no key can know on its own.
+//!
+//! A rule is silent where one of its keys already has a mistake, so that one mistake gives one message.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::{
+    document::{Document, Value},
+    keys::{Config, Discovery, Ring, Transport},
+    mistake::Mistakes,
+    shapes,
+};
+
+/// A document that is being checked against the rules.
+struct Rules<'a> {
+    config: &'a Config,
+    document: &'a Document,
+    mistakes: &'a mut Mistakes,
+}
+
+/// Adds what breaks a rule to `mistakes`.
+pub(super) fn check(config: &Config, document: &Document, mistakes: &mut Mistakes) {
+    let mut rules = Rules { config, document, mistakes };
+    rules.listeners();
+    rules.members();
+    rules.ring();
+    rules.timeouts();
+}
+
+impl Rules<'_> {
+    /// Whether none of the keys has a mistake.
+    fn sound(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.mistakes.concern(key))
+    }
+
+    fn broken(&mut self, key: &str, message: impl Into<String>) {
+        self.mistakes.add(self.document.place(key), key, message);
+    }
+
+    fn listeners(&mut self) {
+        let node = &self.config.node;
+        let listeners = [("node.listen", node.listen), ("node.peer", node.peer), ("node.admin", node.admin)];
+        for (index, (key, address)) in listeners.iter().enumerate() {
+            if !self.sound(&[key, "security.insecure"]) {
+                continue;
+            }
+            if !is_loopback(address) && !self.config.security.insecure {
+                self.broken(
+                    key,
+                    format!("{address} is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant"),
+                );
+            }
+            let same = listeners[..index].iter().find(|(_, other)| other == address && address.port() != 0);
+            if let Some((other, _)) = same {
+                self.broken(key, format!("expected an address of its own, but {address} is also that of {other}"));
+            }
+        }
+    }
+
+    fn members(&mut self) {
+        let cluster = &self.config.cluster;
+        if !self.sound(&["cluster.discovery", "cluster.members", "node.name"]) {
+            return;
+        }
+        let key = "cluster.members";
+        match cluster.discovery {
+            Discovery::None if !cluster.members.is_empty() && self.document.get("cluster.discovery").is_none() => {
+                self.broken(key, "members are only used with discovery = \"static\": set it too");
+            }
+            Discovery::None => {}
+            Discovery::Static if cluster.members.is_empty() => {
+                let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5273\", \"b=10.0.0.2:5273\"]";
+                self.broken(key, message);
+            }
+            Discovery::Static => {
+                self.twins();
+                self.own_entry();
+                if self.config.node.weight != 1 {
+                    self.broken("node.weight", "expected 1: the list of static members carries no weights");
+                }
+            }
+        }
+    }
+
+    fn twins(&mut self) {
+        let (mut names, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+        for (index, member) in self.config.cluster.members.iter().enumerate() {
+            if let Some(first) = names.insert(member.name.as_str(), index) {
+                let message =
+                    format!("the name {:?} is taken by cluster.members[{first}]: names must be unique", member.name);
+                self.member(index, message);
+            }
+            if let Some(first) = addresses.insert(member.address.as_str(), index) {
+                let message = format!("the address {:?} is that of cluster.members[{first}] too", member.address);
+                self.member(index, message);
+            }
+        }
+    }
+
+    fn own_entry(&mut self) {
+        let node = &self.config.node;
+        let own = node.name(node.peer.port());
+        let members = &self.config.cluster.members;
+        if members.iter().any(|member| member.name == own) {
+            return;
+        }
+        let is_default = if node.name.is_none() { ", its default" } else { "" };
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        let names = names.join(", ");
+        self.broken(
+            "cluster.members",
+            format!("this node's name is {own:?}{is_default}, and no entry has it: set node.name to one of {names}, or add an entry"),
+        );
+    }
+
+    fn ring(&mut self) {
+        let cluster = &self.config.cluster;
+        if !self.sound(&["cluster.ring", "cluster.members", "cluster.discovery", "node.transport"]) {
+            return;
+        }
+        if cluster.ring == Ring::Groupcache {
+            if cluster.discovery != Discovery::Static {
+                self.broken("cluster.ring", "\"groupcache\" needs discovery = \"static\" and members");
+            }
+            // It needs HTTP between nodes as well. As long as that is the only transport, this line compiles.
+            let Transport::Http = self.config.node.transport;
+        }
+        if cluster.discovery != Discovery::Static {
+            return;
+        }
+        for (index, member) in cluster.members.iter().enumerate() {
+            let address = &member.address;
+            let (fits, expected) = match cluster.ring {
+                Ring::Slots => (shapes::is_host_and_port(address), "a host and a port such as \"a=10.0.0.1:5273\""),
+                Ring::Groupcache => (
+                    is_peer_url(address),
+                    "the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\"",
+                ),
+            };
+            if !fits {
+                self.member(index, format!("expected {expected}, but found \"{}={address}\"", member.name));
+            }
+        }
+    }
+
+    fn timeouts(&mut self) {
+        for (name, group) in &self.config.groups {
+            let (soft, hard) = (format!("groups.{name}.soft_timeout"), format!("groups.{name}.hard_timeout"));
+            if group.soft_timeout >= group.hard_timeout && self.sound(&[&soft, &hard]) {
+                let limit = humantime::format_duration(group.hard_timeout);
+                self.broken(&soft, format!("expected less than hard_timeout, which is {limit}"));
+            }
+        }
+    }
+
+    /// Adds a mistake in an element of `cluster.members`.
+    fn member(&mut self, index: usize, message: String) {
+        let key = "cluster.members";
+        let place = match self.document.get(key).map(|entry| &entry.value) {
+            Some(Value::Array(elements)) => elements[index].place,
+            _ => self.document.place(key),
+        };
+        self.mistakes.add(place, format!("{key}[{index}]"), message);
+    }
+}
+
+/// Only this machine reaches it.
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// golang/groupcache adds its path to the URL as it is, so it has none of its own and no slash at its end.
+fn is_peer_url(text: &str) -> bool {
+    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    authority.is_some_and(|authority| {
+        authority
+            .parse::<http::uri::Authority>()
+            .is_ok_and(|parsed| parsed.as_str() == authority && !authority.contains('@'))
+    })
+}

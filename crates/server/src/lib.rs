@@ -1,0 +1,11 @@
+//! The Larder daemon and its commands, as a library: the binary `larder` is its [`cli::main`].
+//!
+//! - [`config`]: the configuration, with every mistake named by its key and line.
+//! - [`cli`]: the command line.
+//! - [`commands`]: what each command does.
+//! - [`logging`]: where the logs go.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod logging;
