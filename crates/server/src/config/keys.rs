@@ -19,7 +19,8 @@ use super::{
 pub const GROUPS_MAX: usize = 1024;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// As durations are written: `"1y"` is 365.25 days.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 const MIB: u64 = 1 << 20;
 
 /// A window or a time-out that may be switched off with `"0s"`.

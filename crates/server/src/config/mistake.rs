@@ -41,7 +41,7 @@ impl fmt::Display for Place {
 /// let mistakes = Config::parse("[groups.users]\nttl = 5", &[]).unwrap_err();
 /// assert_eq!(
 ///     mistakes.iter().next().unwrap().to_string(),
-///     r#"line 2: groups.users.ttl: expected a duration such as "250ms" or "5m", at least 1ms, but found 5"#
+///     r#"line 2: groups.users.ttl: expected a duration such as "250ms" or "5m", at least 1ms, at most 1year, but found 5"#
 /// );
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,6 +116,11 @@ impl Mistakes {
         if self.broken.is_empty() {
             self.push(place, key, format!("this key is missing: expected {expected}"));
         }
+    }
+
+    pub(super) fn append(&mut self, mut others: Self) {
+        self.found.append(&mut others.found);
+        self.found.truncate(MISTAKES_MAX);
     }
 
     fn push(&mut self, place: Place, key: String, message: String) {

@@ -82,7 +82,8 @@ impl Config {
         if let Some(config) = &config
             && !mistakes.have_broken_lines()
         {
-            rules::check(config, &document, &mut mistakes);
+            let broken = rules::check(config, &document, &mistakes);
+            mistakes.append(broken);
         }
         mistakes.sort();
         config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
@@ -110,3 +111,6 @@ fn read_file(path: &Path) -> Result<String, Mistakes> {
         Mistakes::whole(Place::Line(Lines::of(&valid).line(valid.len())), "this is not TOML: expected UTF-8 text")
     })
 }
+
+#[cfg(test)]
+mod tests;

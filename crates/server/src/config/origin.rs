@@ -76,8 +76,8 @@ section! {
         url: String = shapes::DATABASE, Required;
         /// The statement that finds a value, such as `SELECT body FROM users WHERE id = $1`.
         select: String = shapes::SQL, Required;
-        /// The statement that finds many at once: `$1` is a JSON array of keys, and each row is a key and its value, such as
-        /// `SELECT id, body FROM users WHERE id IN (SELECT value FROM json_each($1))`.
+        /// The statement that finds many at once: `$1` is a JSON array of keys, and each row is a key as it was asked for and its value, such as
+        /// `SELECT asked.value, users.body FROM json_each($1) AS asked JOIN users ON users.id = asked.value`.
         select_many: Option<String> = shapes::SQL, Absent("`select` is run for each key");
     }
     later {
@@ -192,9 +192,9 @@ impl Describe for KeyUrl {
 }
 
 impl Scalar for KeyUrl {
-    type Value = String;
+    type Value = Secret;
 
-    fn take(&self, value: &Value) -> Result<String, Refusal> {
+    fn take(&self, value: &Value) -> Result<Secret, Refusal> {
         let Value::Text(text) = value else { return Err(Refusal::Unexpected) };
         let uri = text.replace("{key}", "key").parse::<http::Uri>();
         let scheme = uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());

@@ -24,9 +24,11 @@ pub fn reference() -> String {
     for line in PROSE.lines() {
         match line.strip_prefix("<!-- keys: ").and_then(|rest| rest.strip_suffix(" -->")) {
             Some(path) => tables.iter().filter(|table| table.path == path).for_each(|table| table.write(&mut text)),
-            None => text += line,
+            None => {
+                text += line;
+                text.push('\n');
+            }
         }
-        text.push('\n');
     }
     text
 }

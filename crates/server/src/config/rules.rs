@@ -1,6 +1,6 @@
 //! The rules between keys: what no key can know on its own.
 //!
-//! A rule is silent where one of its keys already has a mistake, so that one mistake gives one message.
+//! A rule is silent where a key of its own could not be read, so that one mistake gives one message.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -15,26 +15,29 @@ use super::{
 struct Rules<'a> {
     config: &'a Config,
     document: &'a Document,
-    mistakes: &'a mut Mistakes,
+    /// Those made in reading the document.
+    misread: &'a Mistakes,
+    broken: Mistakes,
 }
 
-/// Adds what breaks a rule to `mistakes`.
-pub(super) fn check(config: &Config, document: &Document, mistakes: &mut Mistakes) {
-    let mut rules = Rules { config, document, mistakes };
+/// What breaks a rule, where the keys could be read.
+pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) -> Mistakes {
+    let mut rules = Rules { config, document, misread, broken: Mistakes::default() };
     rules.listeners();
     rules.members();
     rules.ring();
     rules.timeouts();
+    rules.broken
 }
 
 impl Rules<'_> {
-    /// Whether none of the keys has a mistake.
+    /// Whether all of the keys could be read.
     fn sound(&self, keys: &[&str]) -> bool {
-        !keys.iter().any(|key| self.mistakes.concern(key))
+        !keys.iter().any(|key| self.misread.concern(key))
     }
 
-    fn broken(&mut self, key: &str, message: impl Into<String>) {
-        self.mistakes.add(self.document.place(key), key, message);
+    fn breaks(&mut self, key: &str, message: impl Into<String>) {
+        self.broken.add(self.document.place(key), key, message);
     }
 
     fn listeners(&mut self) {
@@ -45,14 +48,14 @@ impl Rules<'_> {
                 continue;
             }
             if !is_loopback(address) && !self.config.security.insecure {
-                self.broken(
+                self.breaks(
                     key,
                     format!("{address} is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant"),
                 );
             }
             let same = listeners[..index].iter().find(|(_, other)| other == address && address.port() != 0);
             if let Some((other, _)) = same {
-                self.broken(key, format!("expected an address of its own, but {address} is also that of {other}"));
+                self.breaks(key, format!("expected an address of its own, but {address} is also that of {other}"));
             }
         }
     }
@@ -65,18 +68,18 @@ impl Rules<'_> {
         let key = "cluster.members";
         match cluster.discovery {
             Discovery::None if !cluster.members.is_empty() && self.document.get("cluster.discovery").is_none() => {
-                self.broken(key, "members are only used with discovery = \"static\": set it too");
+                self.breaks(key, "members are only used with discovery = \"static\": set it too");
             }
             Discovery::None => {}
             Discovery::Static if cluster.members.is_empty() => {
                 let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5273\", \"b=10.0.0.2:5273\"]";
-                self.broken(key, message);
+                self.breaks(key, message);
             }
             Discovery::Static => {
                 self.twins();
                 self.own_entry();
                 if self.config.node.weight != 1 {
-                    self.broken("node.weight", "expected 1: the list of static members carries no weights");
+                    self.breaks("node.weight", "expected 1: the list of static members carries no weights");
                 }
             }
         }
@@ -107,7 +110,7 @@ impl Rules<'_> {
         let is_default = if node.name.is_none() { ", its default" } else { "" };
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
         let names = names.join(", ");
-        self.broken(
+        self.breaks(
             "cluster.members",
             format!("this node's name is {own:?}{is_default}, and no entry has it: set node.name to one of {names}, or add an entry"),
         );
@@ -120,7 +123,7 @@ impl Rules<'_> {
         }
         if cluster.ring == Ring::Groupcache {
             if cluster.discovery != Discovery::Static {
-                self.broken("cluster.ring", "\"groupcache\" needs discovery = \"static\" and members");
+                self.breaks("cluster.ring", "\"groupcache\" needs discovery = \"static\" and members");
             }
             // It needs HTTP between nodes as well. As long as that is the only transport, this line compiles.
             let Transport::Http = self.config.node.transport;
@@ -148,7 +151,7 @@ impl Rules<'_> {
             let (soft, hard) = (format!("groups.{name}.soft_timeout"), format!("groups.{name}.hard_timeout"));
             if group.soft_timeout >= group.hard_timeout && self.sound(&[&soft, &hard]) {
                 let limit = humantime::format_duration(group.hard_timeout);
-                self.broken(&soft, format!("expected less than hard_timeout, which is {limit}"));
+                self.breaks(&soft, format!("expected less than hard_timeout, which is {limit}"));
             }
         }
     }
@@ -160,7 +163,7 @@ impl Rules<'_> {
             Some(Value::Array(elements)) => elements[index].place,
             _ => self.document.place(key),
         };
-        self.mistakes.add(place, format!("{key}[{index}]"), message);
+        self.broken.add(place, format!("{key}[{index}]"), message);
     }
 }
 

@@ -1,0 +1,497 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The mistakes in `text`, one a line.
+fn mistakes(text: &str) -> String {
+    Config::parse(text, &[]).unwrap_err().to_string()
+}
+
+fn set(pairs: &[&str]) -> Vec<Override> {
+    pairs.iter().map(|pair| pair.parse().unwrap()).collect()
+}
+
+#[test]
+fn an_empty_configuration_is_one_group_without_an_origin() {
+    let config = Config::parse("", &[]).unwrap();
+    assert_eq!(config.groups.keys().collect::<Vec<_>>(), ["default"]);
+    let group = &config.groups["default"];
+    assert_eq!(group.origin, OriginConfig::None);
+    assert_eq!((group.capacity, group.max_value), (256 << 20, 8 << 20));
+    assert_eq!((group.ttl, group.hot_lease), (None, Duration::from_secs(1)));
+    assert_eq!(config.node.peer.to_string(), "127.0.0.1:5274");
+    assert_eq!((config.cluster.discovery, config.cluster.ring), (Discovery::None, Ring::Slots));
+    assert_eq!(config, Config::parse("[node]\n[groups]", &[]).unwrap());
+}
+
+#[test]
+fn a_group_of_ones_own_takes_the_place_of_the_default_one() {
+    let config = Config::parse("[groups.users]", &[]).unwrap();
+    assert_eq!(config.groups.keys().collect::<Vec<_>>(), ["users"]);
+}
+
+#[test]
+fn every_mistake_is_named_with_its_key_and_line() {
+    // Each case is a text and the mistakes that are found in it.
+    let cases = [
+        // Unknown keys, with the nearest that exists.
+        (
+            "[node]\nport = 1",
+            "line 2: node.port: there is no such key; see docs/configuration.md for those that [node] has",
+        ),
+        ("[node]\nlistn = 1", "line 2: node.listn: there is no such key; did you mean node.listen?"),
+        ("[nod]\nx = 1", "line 1: nod: there is no such key; did you mean node?"),
+        ("listen = ''", "line 1: listen: there is no such key; did you mean node.listen?"),
+        (
+            "[groups.a]\nurl = ''",
+            "line 2: groups.a.url: there is no such key; did you mean groups.NAME.origin.url (of kind = \"http\")?",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'none'\npath = 'x'",
+            "line 3: groups.a.origin.path: there is no such key; did you mean groups.NAME.origin.path (of kind = \"directory\")?",
+        ),
+        // Wrong types.
+        ("[node]\nworkers = '2'", "line 2: node.workers: expected a whole number from 0 to 1024, but found \"2\""),
+        (
+            "[node]\nname = 5",
+            "line 2: node.name: expected a name of letters, digits, \".\", \"_\", \"-\", \":\", \"[\" and \"]\", but found 5",
+        ),
+        ("[security]\ninsecure = 'yes'", "line 2: security.insecure: expected true or false, but found \"yes\""),
+        ("node = 1", "line 1: node: expected a table, but found 1"),
+        ("[[groups]]\nttl = '1s'", "line 1: groups: expected a table of names, each with a table, but found an array"),
+        ("groups.users = []", "line 1: groups.users: expected a table, but found an array"),
+        (
+            "[groups.a]\norigin = 'http://x/{key}'",
+            "line 2: groups.a.origin: expected a table, but found \"http://x/{key}\"",
+        ),
+        (
+            "[groups.a]\nttl = 1979-05-27",
+            "line 2: groups.a.ttl: expected a duration such as \"250ms\" or \"5m\", at least 1ms, at most 1year, but found a date or time",
+        ),
+        // Impossible values.
+        (
+            "[groups.a]\ncapacity = '1B'",
+            "line 2: groups.a.capacity: expected a size such as \"64KiB\" or \"256MiB\", from 1.0 KiB to 16.0 TiB, but found \"1B\"",
+        ),
+        (
+            "[groups.a]\ncapacity = '12 parsecs'",
+            "line 2: groups.a.capacity: expected a size such as \"64KiB\" or \"256MiB\", from 1.0 KiB to 16.0 TiB, but found \"12 parsecs\"",
+        ),
+        (
+            "[groups.a]\nhot_lease = '61s'",
+            "line 2: groups.a.hot_lease: expected a duration such as \"250ms\" or \"5m\", at most 1m, but found \"61s\"",
+        ),
+        (
+            "[groups.a]\nttl_jitter = 1.5",
+            "line 2: groups.a.ttl_jitter: expected a number from 0.0 to 1.0, but found 1.5",
+        ),
+        (
+            "[groups.a]\nttl_jitter = nan",
+            "line 2: groups.a.ttl_jitter: expected a number from 0.0 to 1.0, but found NaN",
+        ),
+        (
+            "[groups.a]\norigin_concurrency = 0",
+            "line 2: groups.a.origin_concurrency: expected a whole number from 1 to 65536, but found 0",
+        ),
+        (
+            "[node]\nworkers = 99999999999999999999",
+            "line 2: node.workers: expected a whole number from 0 to 1024, but found an integer beyond 64 bits",
+        ),
+        (
+            "[node]\nlisten = ':5273'",
+            "line 2: node.listen: expected an IP address and a port such as \"127.0.0.1:5273\" or \"[::1]:0\", but found \":5273\"",
+        ),
+        (
+            "[node]\nadvertise = 'web1:5273'",
+            "line 2: node.advertise: expected a host name or an IP address, without a port, but found \"web1:5273\"",
+        ),
+        (
+            "[cluster]\nring = 'slot'",
+            "line 2: cluster.ring: expected \"slots\" or \"groupcache\", but found \"slot\"; did you mean \"slots\"?",
+        ),
+        (
+            "[groups.Users]",
+            "line 1: groups.Users: expected a group's name: a lower-case letter or a digit first, then lower-case letters, digits, \"_\" and \"-\", 64 in all, but found \"Users\"",
+        ),
+        // What does not work yet.
+        ("[node]\ntransport = 'grpc'", "line 2: node.transport: \"grpc\" does not work yet: use \"http\""),
+        ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
+        (
+            "[cluster]\ndiscovery = 'etcd'\netcd = ['http://x']",
+            "line 2: cluster.discovery: \"etcd\" does not work yet: use \"none\" or \"static\"\nline 3: cluster.etcd: this key does not work yet: remove it",
+        ),
+        ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
+        (
+            "[groups.a]\nconsistency = 'strong'\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
+            "line 2: groups.a.consistency: \"strong\" does not work yet: use \"eventual\"\nline 3: groups.a.write: \"behind\" does not work yet: use \"none\"\nline 4: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 5: groups.a.write_delay: this key does not work yet: remove it",
+        ),
+        (
+            "[groups.a]\nwrite = 'sideways'",
+            "line 2: groups.a.write: expected \"none\", the only value that works yet, but found \"sideways\"",
+        ),
+        (
+            "[groups.a]\nload_lock = false",
+            "line 2: groups.a.load_lock: expected \"off\", the only value that works yet, but found false",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'postgres'\nurl = 'x'",
+            "line 2: groups.a.origin.kind: \"postgres\" does not work yet: use \"none\", \"http\", \"sqlite\" or \"directory\"",
+        ),
+        // What is missing.
+        (
+            "[groups.a]\n\n[groups.a.origin]",
+            "line 3: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\" or \"directory\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'http'",
+            "line 1: groups.a.origin.url: this key is missing: expected an http:// or https:// URL with {key} in its path or query, such as \"http://127.0.0.1:9000/users/{key}\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'sqlite'",
+            "line 1: groups.a.origin.select: this key is missing: expected an SQL statement in which $1 stands for the key\nline 1: groups.a.origin.url: this key is missing: expected the path of a database file, such as \"users.db\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'directory'",
+            "line 1: groups.a.origin.path: this key is missing: expected the path of a folder",
+        ),
+        (
+            "groups.a.origin = { kind = 'sqlite', url = 'x.db', select = 'SELECT $10' }",
+            "line 1: groups.a.origin.select: expected an SQL statement in which $1 stands for the key, but found \"SELECT $10\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'http'\nurl = 'http://{key}/x'",
+            "line 3: groups.a.origin.url: expected an http:// or https:// URL with {key} in its path or query, such as \"http://127.0.0.1:9000/users/{key}\", but found \"http://{key}/x\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'http'\nurl = 'http://x/{key}'\nheaders = { Host = 'x', accept = 5, 'x y' = '' }",
+            "line 4: groups.a.origin.headers.Host: expected the name of a header, but found \"Host\"\nline 4: groups.a.origin.headers.accept: expected text that can be the value of a header, but found 5\nline 4: groups.a.origin.headers.x y: expected the name of a header, but found \"x y\"",
+        ),
+        // Keys that don't agree.
+        (
+            "[node]\nlisten = '0.0.0.0:5273'",
+            "line 2: node.listen: 0.0.0.0:5273 is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant",
+        ),
+        (
+            "[node]\nadmin = '[::]:1'\n[security]\ninsecure = false",
+            "line 2: node.admin: [::]:1 is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant",
+        ),
+        (
+            "[node]\n\nadmin = '127.0.0.1:5273'",
+            "line 3: node.admin: expected an address of its own, but 127.0.0.1:5273 is also that of node.listen",
+        ),
+        (
+            "[groups.a]\nsoft_timeout = '10s'",
+            "line 2: groups.a.soft_timeout: expected less than hard_timeout, which is 10s",
+        ),
+        (
+            "[cluster]\ndiscovery = 'static'",
+            "line 1: cluster.members: this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5273\", \"b=10.0.0.2:5273\"]",
+        ),
+        (
+            "[cluster]\nmembers = ['a=x:1']",
+            "line 2: cluster.members: members are only used with discovery = \"static\": set it too",
+        ),
+        (
+            "[node]\nname = 'c'\n[cluster]\ndiscovery = 'static'\nmembers = ['a=x:1', 'b=x:2']",
+            "line 5: cluster.members: this node's name is \"c\", and no entry has it: set node.name to one of a, b, or add an entry",
+        ),
+        (
+            "[node]\nname = 'a'\nweight = 2\n[cluster]\ndiscovery = 'static'\nmembers = ['a=x:1']",
+            "line 3: node.weight: expected 1: the list of static members carries no weights",
+        ),
+        (
+            "node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = [\n'a=x:1',\n'b=x:1',\n'a=x:2',\n'c',\n]",
+            "line 8: cluster.members[3]: expected NAME=ADDRESS such as \"a=10.0.0.1:5274\", but found \"c\"",
+        ),
+        (
+            "node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = [\n'a=x:1',\n'b=x:1',\n'a=x:2',\n'c=:1',\n]",
+            "line 6: cluster.members[1]: the address \"x:1\" is that of cluster.members[0] too\nline 7: cluster.members[2]: the name \"a\" is taken by cluster.members[0]: names must be unique\nline 8: cluster.members[3]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"c=:1\"",
+        ),
+        (
+            "[cluster]\nring = 'groupcache'",
+            "line 2: cluster.ring: \"groupcache\" needs discovery = \"static\" and members",
+        ),
+        (
+            "node.name = 'a'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080', 'b=x:8080', 'c=http://x:8080/']",
+            "line 5: cluster.members[1]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"b=x:8080\"\nline 5: cluster.members[2]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"c=http://x:8080/\"",
+        ),
+        // What is not TOML.
+        ("[node]\nname = a", "line 2: this is not TOML: string values must be quoted, expected literal string"),
+        (
+            "[groups.a]\nttl = 5m\ncapacty = '1MiB'\n[groups.a]\n[groups.a.origin]\nkind = 'http'\nurl = ",
+            "line 2: this is not TOML: string values must be quoted, expected literal string\nline 3: groups.a.capacty: there is no such key; did you mean groups.a.capacity?\nline 4: this is not TOML: duplicate key\nline 7: this is not TOML: string values must be quoted, expected literal string",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(mistakes(text), expected, "in:\n{text}");
+    }
+}
+
+#[test]
+fn mistakes_in_different_tables_are_found_in_one_pass() {
+    let text = "[node]\nlisten = '0.0.0.0:1'\nworkers = -1\n[groups.a]\nttl = 1\n[groups.b]\nsoft_timeout = '1h'\n[groups.c.origin]\nkind = 'http'";
+    let found = Config::parse(text, &[]).unwrap_err();
+    let keys: Vec<&str> = found.iter().map(|mistake| mistake.key.as_str()).collect();
+    // The missing URL leaves no configuration to check the rules on, and the listener is named all the same.
+    assert_eq!(keys, ["node.listen", "node.workers", "groups.a.ttl", "groups.b.soft_timeout", "groups.c.origin.url"]);
+}
+
+#[test]
+fn a_flag_overrides_the_file() {
+    let text = "[node]\nworkers = 1\n[groups.users]\nttl = '1h'\n";
+    let flags =
+        set(&["node.workers=2", "groups.users.ttl=5m", "groups.users.ttl_jitter=0", "groups.new.capacity=\"1MiB\""]);
+    let config = Config::parse(text, &flags).unwrap();
+    assert_eq!(config.node.workers, 2);
+    assert_eq!(config.groups["users"].ttl, Some(Duration::from_secs(300)));
+    assert!(config.groups["users"].ttl_jitter.abs() < f64::EPSILON);
+    assert_eq!(config.groups["new"].capacity, 1 << 20);
+}
+
+#[test]
+fn the_last_of_two_flags_counts_and_text_may_look_like_a_number() {
+    let config = Config::parse("", &set(&["node.name=a", "node.name=7", "node.zone=true"])).unwrap();
+    assert_eq!((config.node.name.as_deref(), config.node.zone.as_str()), (Some("7"), "true"));
+}
+
+#[test]
+fn a_flag_takes_arrays_and_tables() {
+    let flags = set(&[
+        "node.name=a",
+        "cluster.discovery=static",
+        "cluster.members=['a=x:1', 'b=x:2']",
+        "groups.users={ ttl = '1s', origin = { kind = 'directory', path = '.' } }",
+    ]);
+    let config = Config::parse("", &flags).unwrap();
+    assert_eq!(config.cluster.members[1], MemberConfig { name: "b".into(), address: "x:2".into() });
+    assert_eq!(config.groups["users"].origin, OriginConfig::Directory(DirectoryOriginConfig { path: ".".into() }));
+}
+
+#[test]
+fn a_mistake_of_a_flag_names_the_flag() {
+    let cases = [
+        ("node.worker=2", "--set: node.worker: there is no such key; did you mean node.workers?"),
+        ("node.workers=many", "--set: node.workers: expected a whole number from 0 to 1024, but found \"many\""),
+        ("node.workers.x=1", "--set: node.workers: expected a whole number from 0 to 1024, but found a table"),
+        ("node..x=1", "--set: node..x: this is not a key: expected a dotted path such as node.workers"),
+        (
+            "node.listen=0.0.0.0:0",
+            "--set: node.listen: 0.0.0.0:0 is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant",
+        ),
+        (
+            "groups.a.origin={}",
+            "--set: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\" or \"directory\"",
+        ),
+        (
+            "cluster.members=['a']",
+            "--set: cluster.members[0]: expected NAME=ADDRESS such as \"a=10.0.0.1:5274\", but found \"a\"",
+        ),
+    ];
+    for (flag, expected) in cases {
+        let found = Config::parse("", &set(&[flag])).unwrap_err();
+        assert_eq!(found.to_string(), expected, "{flag}");
+        assert!(found.are_all_in_flags());
+    }
+    assert!("=1".parse::<Override>().is_err());
+    assert!("node.name".parse::<Override>().is_err());
+}
+
+#[test]
+fn members_may_be_left_standing_while_discovery_is_off() {
+    let config = Config::parse("[cluster]\ndiscovery = 'none'\nmembers = ['a=x:1']", &[]).unwrap();
+    assert_eq!(config.cluster.members.len(), 1);
+}
+
+#[test]
+fn listeners_may_leave_loopback_when_told_so_and_share_port_0() {
+    let text = "[node]\nlisten = '0.0.0.0:0'\npeer = '[::1]:0'\nadmin = 'localhost:0'\n[security]\ninsecure = true";
+    let config = Config::parse(text, &[]).unwrap();
+    assert_eq!(config.node.admin.to_string(), "127.0.0.1:0");
+    assert_eq!(config.node.listen.to_string(), "0.0.0.0:0");
+    assert!(Config::parse("node.listen = '[::ffff:127.0.0.1]:1'", &[]).is_ok());
+}
+
+#[test]
+fn a_file_holds_a_value_and_the_line_break_at_its_end_is_not_part_of_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "7\r\n").unwrap();
+    let path = file.path().display();
+    let config = Config::parse(&format!("node.workers = 'file:{path}'\nnode.zone = 'file:{path}'"), &[]).unwrap();
+    assert_eq!((config.node.workers, config.node.zone.as_str()), (7, "7"));
+}
+
+#[test]
+fn what_is_not_there_to_be_read_is_a_mistake_with_its_line() {
+    let text = "[node]\nname = 'env:LARDER_TEST_NOT_SET'\nzone = 'file:/does/not/exist'\nworkers = 'env:'";
+    let expected = "line 2: node.name: the environment variable LARDER_TEST_NOT_SET is not set: set it
+line 3: node.zone: the file \"/does/not/exist\" can't be read: No such file or directory (os error 2)
+line 4: node.workers: expected the name of an environment variable after \"env:\", but found \"\"";
+    assert_eq!(mistakes(text), expected);
+}
+
+#[test]
+fn what_a_file_held_is_never_repeated() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter2\u{7}").unwrap();
+    let path = file.path().display();
+    for key in ["node.workers", "node.zone", "node.listen", "cluster.ring", "cluster.members"] {
+        let text = format!("{key} = 'file:{path}'");
+        let found = mistakes(&text);
+        assert!(!found.contains("hunter2") && found.contains("but found something else in file:"), "{found}");
+    }
+    let config = format!("[groups.a.origin]\nkind='http'\nurl='http://x/{{key}}'\nheaders.a = 'file:{path}'");
+    assert!(!mistakes(&config).contains("hunter2"));
+}
+
+#[test]
+fn the_password_of_an_origin_is_not_shown() {
+    let origin =
+        |url: &str| format!("[groups.a.origin]\nkind = 'http'\nurl = '{url}'\nheaders = {{ token = 'hunter2' }}");
+    let config = Config::parse(&origin("http://me:hunter2@x/{key}"), &[]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!mistakes(&origin("http://me:hunter2@x/")).contains("hunter2"));
+}
+
+#[test]
+fn an_origin_in_one_word_is_that_of_the_group_default() {
+    let origin =
+        |url: &str| Config::parse("", &[Override::origin(url).unwrap()]).unwrap().groups["default"].origin.clone();
+    let OriginConfig::Http(http) = origin("http://x:9000/users/{key}?a='b'") else { panic!("not http") };
+    assert_eq!(http.url.reveal(), "http://x:9000/users/{key}?a='b'");
+    let OriginConfig::Sqlite(sqlite) =
+        origin("sqlite:/x/users.db?select=SELECT body FROM users WHERE id = $1 AND a = '\"?'")
+    else {
+        panic!("not sqlite")
+    };
+    assert_eq!(
+        (sqlite.url.as_str(), sqlite.select.as_str()),
+        ("/x/users.db", "SELECT body FROM users WHERE id = $1 AND a = '\"?'")
+    );
+    for (url, path) in [("directory:x", "x"), ("./x y", "./x y"), ("/", "/"), (".", "."), ("a/b:c", "a/b:c")] {
+        assert_eq!(origin(url), OriginConfig::Directory(DirectoryOriginConfig { path: path.into() }), "{url}");
+    }
+    for url in ["", "users", "redis://x/{key}", "s3://b/{key}", "sqlite:x.db", "postgres:x"] {
+        assert!(Override::origin(url).is_err(), "{url}");
+    }
+    let found = Config::parse("", &[Override::origin("http://x/users").unwrap()]).unwrap_err().to_string();
+    assert!(found.starts_with("--origin: groups.default.origin.url: expected an http://"), "{found}");
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_a_mistake() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"[node]\nname = \"\xff\"").unwrap();
+    let found = Config::load(Some(file.path()), &[]).unwrap_err();
+    assert_eq!(found.to_string(), "line 2: this is not TOML: expected UTF-8 text");
+    let found = Config::load(Some(&file.path().join("x")), &[]).unwrap_err();
+    assert!(found.to_string().starts_with("the file can't be read: "), "{found}");
+}
+
+#[test]
+fn a_text_of_nothing_but_mistakes_gives_a_bounded_list() {
+    let text: String = (0..10_000).map(|index| format!("x{index} = 1\n")).collect();
+    assert_eq!(Config::parse(&text, &[]).unwrap_err().len(), MISTAKES_MAX);
+    assert!(Config::parse(&"[".repeat(100_000), &[]).is_err());
+    assert!(Config::parse(&format!("a = {}", "[".repeat(100_000)), &[]).is_err());
+    assert!(Config::parse(&format!("a{} = 1", ".a".repeat(50_000)), &[]).is_err());
+}
+
+#[test]
+fn a_default_name_is_the_host_and_the_port_of_peer() {
+    let config = Config::parse("", &[]).unwrap();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(config.node.name(1234), format!("{host}-1234"));
+    assert_eq!(config.node.advertised("[::1]:5".parse().unwrap()), "[::1]:5");
+    assert_eq!(config.node.advertised("0.0.0.0:5".parse().unwrap()), format!("{host}:5"));
+    let config = Config::parse("node.advertise = 'fe80::1'", &[]).unwrap();
+    assert_eq!(config.node.advertised("0.0.0.0:5".parse().unwrap()), "[fe80::1]:5");
+}
+
+#[test]
+fn the_reference_holds_every_key_and_its_examples_are_right() {
+    let text = reference();
+    for key in
+        ["listen", "data_dir", "members", "insecure", "ttl_jitter", "consistency", "select_many", "path", "headers"]
+    {
+        assert!(text.contains(&format!("| `{key}` |")), "{key}");
+    }
+    let examples: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 3);
+    for example in examples {
+        let parsed = Config::parse(example, &[]);
+        assert!(parsed.is_ok(), "{parsed:?} in:\n{example}");
+    }
+}
+
+/// `UPDATE_DOCS=1 cargo test -p larder-server --lib` writes the file anew.
+#[test]
+fn the_committed_reference_is_that_of_the_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, reference()).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap();
+    assert!(
+        committed == reference(),
+        "docs/configuration.md is stale: run UPDATE_DOCS=1 cargo test -p larder-server --lib"
+    );
+}
+
+/// Lines that are often nearly right, so that more than the TOML parser is reached.
+fn nearly_right() -> impl Strategy<Value = String> {
+    let key = prop_oneof![
+        Just("node"),
+        Just("groups"),
+        Just("groups.a"),
+        Just("origin"),
+        Just("kind"),
+        Just("ttl"),
+        Just("members"),
+        Just("listen"),
+        Just("capacity"),
+        Just("url"),
+        Just("discovery"),
+        Just("headers"),
+        Just("\"\""),
+    ];
+    let value = prop_oneof![
+        Just("1".to_owned()),
+        Just("-0.5".to_owned()),
+        Just("inf".to_owned()),
+        Just("true".to_owned()),
+        Just("[]".to_owned()),
+        Just("{}".to_owned()),
+        Just("'5m'".to_owned()),
+        Just("'http'".to_owned()),
+        Just("'static'".to_owned()),
+        "'[ -~]{0,12}'",
+        "\"[ -~é]{0,12}\"",
+        "\\[[a-z',=:0-9]{0,12}\\]",
+    ];
+    let line = prop_oneof![
+        key.clone().prop_map(|key| format!("[{key}]")),
+        (key.clone(), key.clone()).prop_map(|(outer, inner)| format!("[{outer}.{inner}]")),
+        (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+        "\\PC{0,20}",
+    ];
+    prop::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "(?s).{0,200}", near in nearly_right(), flag in "[a-z.]{1,12}=.{0,12}") {
+        let flags: Vec<Override> = flag.parse().into_iter().collect();
+        for text in [&text, &near] {
+            for flags in [&[], flags.as_slice()] {
+                if let Err(found) = Config::parse(text, flags) {
+                    prop_assert!(!found.is_empty());
+                    let lines = text.matches('\n').count() + 1;
+                    let within = |place| !matches!(place, Place::Line(line) if line == 0 || line > lines);
+                    prop_assert!(found.iter().all(|mistake| within(mistake.place)), "{found}");
+                }
+            }
+        }
+    }
+}
