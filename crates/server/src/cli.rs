@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and how a command's end becomes the process's.
 //!
-//! What the commands do is in [`commands`](crate::commands).
+//! What the commands do is in [`commands`].
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
