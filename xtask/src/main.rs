@@ -27,6 +27,7 @@ cargo xtask COMMAND
   test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
+  bench    group: a hit in process beside the bare store
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   help     this text
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["quick"] => quick(),
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
+        ["bench", name @ "group"] => Steps::new().step("bench", || bench(name)).sum_up(),
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {
@@ -68,7 +70,7 @@ fn test() -> ExitCode {
         .step("dependencies", check_dependencies)
         .step("clippy", check_clippy)
         .step("docs", check_docs)
-        .step("tests", || run_tests(&["--all-targets"], &without))
+        .step("tests", || run_tests(&[], &without))
         .step("doc tests", run_doc_tests)
         .step("README", check_readme)
         .sum_up()
@@ -117,6 +119,10 @@ fn run_doc_tests() -> Outcome {
 
 fn write_docs() -> Outcome {
     run(cargo(["test", "--workspace", "--all-features", "--locked", "docs"]).env("UPDATE_DOCS", "1"))
+}
+
+fn bench(name: &str) -> Outcome {
+    run(&mut cargo(["bench", "--package", "larder", "--locked", "--bench", name]))
 }
 
 fn check_readme() -> Outcome {
