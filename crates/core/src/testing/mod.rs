@@ -6,7 +6,6 @@
 
 pub mod clock;
 pub mod fake_peer;
-pub mod loader;
 pub mod needs;
 pub mod origin;
 pub mod peer;

@@ -1,7 +1,5 @@
 //! Nodes of a cluster in one process, over a network and an origin in memory that tests hold up and cut.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that can't go on fails its test")]
-
 mod failures;
 mod one_load;
 mod reads;
@@ -42,7 +40,7 @@ impl Cluster {
 
     fn with(count: usize, config: &GroupConfig, origin: FakeOrigin) -> Self {
         let loader: Arc<dyn Loader> = Arc::new(origin.clone());
-        Self::start(count, config, origin, Some(&loader))
+        Self::start(count, config, origin, Some(loader))
     }
 
     /// Without an origin.
@@ -50,7 +48,7 @@ impl Cluster {
         Self::start(count, &GroupConfig::default(), FakeOrigin::new(1), None)
     }
 
-    fn start(count: usize, config: &GroupConfig, origin: FakeOrigin, loader: Option<&Arc<dyn Loader>>) -> Self {
+    fn start(count: usize, config: &GroupConfig, origin: FakeOrigin, loader: Option<Arc<dyn Loader>>) -> Self {
         let network = FakeNetwork::default();
         let clock = Arc::new(TokioClock::new());
         let names = names(count);
@@ -66,7 +64,7 @@ impl Cluster {
             };
             let node = Node::new(node_config, members(&names)).unwrap();
             network.add(name.as_str(), node.service(Protocol::Grpc));
-            cluster.groups.push(node.open_group("g", config.clone(), loader.cloned()).unwrap());
+            cluster.groups.push(node.open_group("g", config.clone(), loader.clone()).unwrap());
             cluster.nodes.push(node);
         }
         cluster
