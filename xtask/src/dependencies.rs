@@ -30,8 +30,10 @@ const LICENCES: &[&str] = &[
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Packages that may be linked in more than one version, and why.
-const DOUBLED: &[(&str, &str)] =
-    &[("io-lifetimes", "cap-std 4 takes version 3 itself, and version 2 through fs-set-times")];
+const DOUBLED: &[(&str, &str)] = &[
+    ("getrandom", "ring takes version 0.2, tempfile version 0.4"),
+    ("io-lifetimes", "cap-std 4 takes version 3 itself, and version 2 through fs-set-times"),
+];
 
 /// Packages that must not be built, and why.
 const BANNED: &[(&str, &str)] = &[

@@ -3,8 +3,9 @@
 //! `main` knows which steps each command takes; what a step does is in the module named for it. Nothing here is part
 //! of the product, and nothing of the product is linked here, so that `cargo xtask` starts at once.
 
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
 mod command;
-mod compare;
 mod dependencies;
 mod needs;
 mod readme;
@@ -27,10 +28,9 @@ cargo xtask COMMAND
   test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
+  bench    group: a hit in process beside the bare store
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
-  compare  store|memory|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
-  sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
   help     this text
 ";
 
@@ -44,9 +44,8 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["quick"] => quick(),
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
+        ["bench", name @ "group"] => Steps::new().step("bench", || bench(name)).sum_up(),
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
-        ["compare", arguments @ ..] => compare::compare(arguments),
-        ["sanitize"] => Steps::new().step("sanitize", compare::sanitize).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -72,7 +71,7 @@ fn test() -> ExitCode {
         .step("dependencies", check_dependencies)
         .step("clippy", check_clippy)
         .step("docs", check_docs)
-        .step("tests", || run_tests(&["--all-targets"], &without))
+        .step("tests", || run_tests(&[], &without))
         .step("doc tests", run_doc_tests)
         .step("README", check_readme)
         .sum_up()
@@ -121,6 +120,10 @@ fn run_doc_tests() -> Outcome {
 
 fn write_docs() -> Outcome {
     run(cargo(["test", "--workspace", "--all-features", "--locked", "docs"]).env("UPDATE_DOCS", "1"))
+}
+
+fn bench(name: &str) -> Outcome {
+    run(&mut cargo(["bench", "--package", "larder", "--locked", "--bench", name]))
 }
 
 fn check_readme() -> Outcome {

@@ -25,11 +25,13 @@
 //! ```
 
 mod distribution;
+mod interleave;
 mod load;
 mod report;
 mod zipf;
 
 pub use distribution::{Distribution, DistributionError, Keys};
+pub use interleave::{Spread, interleave};
 pub use load::{CALLERS_MAX, Load, Outcome, Pace, Plan};
 pub use report::{Latency, Report};
 pub use zipf::Zipf;

@@ -266,7 +266,7 @@ mod tests {
         sync::atomic::{AtomicU64, Ordering},
     };
 
-    use tokio::time::sleep;
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -314,6 +314,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_open_load_counts_a_stall_that_kept_its_callers_asleep() {
+        let ready = |_| future::ready(Outcome::Found);
+        let load = Load::start(&plan(Pace::Open { callers: 1, per_second: 1.0 }, 2), ready);
+        task::yield_now().await;
+        // The second get is due after a second, and nothing runs for half a second more.
+        advance(Duration::from_millis(1500)).await;
+        let report = load.finish().await;
+        assert_eq!(report.gets, 2);
+        assert!((report.latency.max_us - 500_000.0).abs() < 3_000.0, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_load_does_not_count_what_its_timers_are_late() {
+        let ready = |_| future::ready(Outcome::Found);
+        // Every second get is due half a millisecond before its timer's tick.
+        let report = Load::start(&plan(Pace::Open { callers: 1, per_second: 400.0 }, 1), ready).finish().await;
+        assert_eq!(report.gets, 400);
+        assert!(report.latency.max_us < 1.0, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_open_load_keeps_its_timetable_with_many_callers() {
         let get = |_| async {
             sleep(Duration::from_millis(5)).await;
@@ -337,7 +358,8 @@ mod tests {
         let report = load.ended().await;
         assert_eq!(report.failed, 3);
         assert!((report.seconds - 25.0).abs() < 0.1, "{report:?}");
-        assert_eq!(load.ended().await, report);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(load.ended().await, report, "what has ended does not change");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,9 +3,11 @@
 //! - [`config`]: the configuration, with every mistake named by its key and line.
 //! - [`cli`]: the command line.
 //! - [`commands`]: what each command does.
+//! - [`http`]: HTTP, as clients and operators meet it.
 //! - [`logging`]: where the logs go.
 
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod http;
 pub mod logging;

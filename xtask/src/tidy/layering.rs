@@ -1,9 +1,10 @@
 //! Who may know whom: between crates by their manifests, within a crate by the paths it names.
 
 use super::{Complaint, rust};
-use crate::workspace::{Package, Workspace};
+use crate::workspace::{Dependency, Package, Workspace};
 
-/// Each member, and the members it may depend on, tests included. What isn't here may not be.
+/// Each member, and the members it may depend on, tests included. What isn't here may not be. Benchmarks may depend on
+/// [`LOAD`] besides.
 const LAYERS: &[(&str, &[&str])] = &[
     ("larder-core", &[]),
     ("larder-peer", &["larder-core"]),
@@ -14,6 +15,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("larder-server", &["larder", "larder-core", "larder-bench"]),
     ("xtask", &[]),
 ];
+
+/// The load generator, which depends on nothing of ours.
+const LOAD: &str = "larder-bench";
 
 /// Paths that the code of a folder must not name.
 struct Fence {
@@ -71,8 +75,11 @@ pub(super) fn manifests_point_downwards(workspace: &Workspace) -> Vec<Complaint>
             continue;
         };
         let ours = |name: &str| name == "larder" || name.starts_with("larder-") || name == "xtask";
-        let known = |name: &str| name == member.name || allowed.contains(&name);
-        let wrong = member.dependencies.iter().filter(|other| ours(&other.name) && !known(&other.name));
+        let known = |other: &Dependency| {
+            let name = other.name.as_str();
+            name == member.name || allowed.contains(&name) || name == LOAD && other.kind.as_deref() == Some("dev")
+        };
+        let wrong = member.dependencies.iter().filter(|other| ours(&other.name) && !known(other));
         complaints
             .extend(wrong.map(|other| Complaint::new(&member.name, format!("must not depend on {}", other.name))));
     }
@@ -109,10 +116,7 @@ fn is_within(path: &str, outer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        tidy::testing::{places, with_file, with_member},
-        workspace::Dependency,
-    };
+    use crate::tidy::testing::{places, with_file, with_member};
 
     fn on(name: &str, kind: Option<&str>, features: &[&str]) -> Dependency {
         let features = features.iter().map(|&feature| feature.to_owned()).collect();
@@ -125,15 +129,18 @@ mod tests {
         assert_eq!(complaints("larder-peer", "larder-core", None), []);
         assert_eq!(complaints("larder-peer", "tokio", None), []);
         assert_eq!(complaints("larder-core", "larder-core", Some("dev")), []);
+        assert_eq!(complaints("larder", "larder-bench", Some("dev")), []);
         for (name, other) in [
             ("larder-peer", "larder-origin"),
             ("larder-core", "larder-peer"),
             ("larder", "larder-server"),
             ("larder-bench", "larder"),
+            ("xtask", "larder-core"),
         ] {
             assert_eq!(places(&complaints(name, other, None)), [name], "{other}");
             assert_eq!(places(&complaints(name, other, Some("dev"))), [name], "{other}");
         }
+        assert_eq!(places(&complaints("larder", "larder-bench", None)), ["larder"]);
     }
 
     #[test]

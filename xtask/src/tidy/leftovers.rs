@@ -23,7 +23,7 @@ pub(super) fn no_paths_of_one_machine(workspace: &Workspace) -> Vec<Complaint> {
 }
 
 fn each_line(workspace: &Workspace, complaint: impl Fn(&str) -> Option<String>) -> Vec<Complaint> {
-    let ours = workspace.files.iter().filter(|file| file.path != "Cargo.lock");
+    let ours = workspace.files.iter().filter(|file| !file.path.ends_with("Cargo.lock"));
     let lines = ours.flat_map(|file| file.text.lines().enumerate().map(move |(number, line)| (file, number + 1, line)));
     lines.filter_map(|(file, number, line)| Some(Complaint::on_line(&file.path, number, complaint(line)?))).collect()
 }

@@ -12,7 +12,9 @@ const INHERITED: &[(&str, &str)] = &[
 ];
 
 pub(super) fn members_inherit_lints_and_licence(workspace: &Workspace) -> Vec<Complaint> {
-    let members = workspace.files.iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    // What is a workspace of its own is no member, such as a comparison with other systems.
+    let manifests = workspace.files.iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    let members = manifests.filter(|file| !file.text.lines().any(|line| line == "[workspace]"));
     let missing = members.flat_map(|file| {
         let missing = INHERITED.iter().filter(|(table, key)| !has(&file.text, table, key));
         missing.map(|(table, key)| Complaint::new(&file.path, format!("lacks `{key}` under {table}")))
@@ -37,6 +39,7 @@ mod tests {
         assert_eq!(complaints(&format!("{package}\n[lints]\nworkspace = true\n")), 0);
         assert_eq!(complaints(package), 1);
         assert_eq!(complaints(&format!("{package}\n[lints]\n[dependencies]\nworkspace = true\n")), 1);
+        assert_eq!(complaints("[package]\n[workspace]\n"), 0);
         assert_eq!(complaints("[package]\nlicense = \"MIT\"\n\n[lints]\nworkspace = true\n"), 3);
     }
 }

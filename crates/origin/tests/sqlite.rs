@@ -1,0 +1,275 @@
+//! The SQLite origin, against real files.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by its panic")]
+
+use std::time::Duration;
+
+use larder_core::{
+    Error, Found, Key, LoadError, Loaded, Loader, loader_contract,
+    testing::loader::{Arrange, SECRET, request},
+};
+use larder_origin::{ConfigError, SqliteConfig, SqliteOrigin};
+use rusqlite::{Connection, params, types::Value as SqlValue};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// A table in a folder of its own, with a connection that writes to it.
+struct Database {
+    writer: Connection,
+    url: String,
+    _folder: TempDir,
+}
+
+impl Database {
+    fn new(sql: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = folder.path().join("test.db").to_str().unwrap().to_owned();
+        let writer = Connection::open(&url).unwrap();
+        writer.execute_batch(sql).unwrap();
+        Self { writer, url, _folder: folder }
+    }
+
+    /// Text and integers as they are in most tables.
+    fn users() -> Self {
+        Self::new("CREATE TABLE users (id INTEGER PRIMARY KEY, body); INSERT INTO users VALUES (42, 'Ada'), (7, 'Bo')")
+    }
+
+    fn open(&self, select: &str) -> Result<SqliteOrigin, ConfigError> {
+        SqliteOrigin::open(SqliteConfig::new(&self.url, select))
+    }
+
+    fn open_many(&self, select: &str, select_many: &str) -> Result<SqliteOrigin, ConfigError> {
+        SqliteOrigin::open(SqliteConfig::new(&self.url, select).select_many(select_many))
+    }
+}
+
+const SELECT: &str = "SELECT body FROM users WHERE id = $1";
+
+async fn load(origin: &SqliteOrigin, key: &str) -> Result<Loaded, LoadError> {
+    origin.load(request(&Key::copy_from(key.as_bytes()).unwrap())).await
+}
+
+async fn load_many(origin: &SqliteOrigin, keys: &[&str]) -> Vec<Found> {
+    let requests = keys.iter().map(|key| request(&Key::copy_from(key.as_bytes()).unwrap())).collect();
+    origin.load_many(requests).await.unwrap().into_iter().map(|answer| answer.unwrap().found).collect()
+}
+
+struct Sqlite {
+    database: Database,
+    origin: SqliteOrigin,
+}
+
+impl Sqlite {
+    fn new(batch_len_max: usize) -> Self {
+        const HANG: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+
+        let database = Database::new("PRAGMA journal_mode = WAL; CREATE TABLE held (key PRIMARY KEY, state, value)");
+        let value =
+            format!("CASE state WHEN 'hang' THEN ({HANG}) WHEN 'fail' THEN json(CAST(value AS TEXT)) ELSE value END");
+        let select = format!("SELECT {value} FROM held WHERE key = $1");
+        let many =
+            format!("SELECT asked.value, {value} FROM json_each($1) AS asked JOIN held ON held.key = asked.value");
+        let many = many.replace("(value AS", "(held.value AS").replace("ELSE value", "ELSE held.value");
+        let config = SqliteConfig::new(&database.url, select).select_many(many).batch_len_max(batch_len_max);
+        Self { origin: SqliteOrigin::open(config).unwrap(), database }
+    }
+
+    fn hold(&self, key: &Key, state: &str, value: &[u8]) -> bool {
+        let key = match str::from_utf8(key.as_bytes()) {
+            Ok(text) => SqlValue::Text(text.to_owned()),
+            Err(_) => SqlValue::Blob(key.as_bytes().to_vec()),
+        };
+        let insert = "INSERT OR REPLACE INTO held VALUES (?, ?, ?)";
+        self.database.writer.execute(insert, params![key, state, value]).unwrap() == 1
+    }
+}
+
+impl Arrange for Sqlite {
+    fn loader(&self) -> &dyn Loader {
+        &self.origin
+    }
+
+    fn put(&self, key: &Key, value: &[u8]) -> bool {
+        self.hold(key, "value", value)
+    }
+
+    fn hang(&self, key: &Key) -> bool {
+        self.hold(key, "hang", &[])
+    }
+
+    fn fail(&self, key: &Key) -> bool {
+        self.hold(key, "fail", SECRET.as_bytes())
+    }
+}
+
+loader_contract!(contract, Sqlite::new(500));
+loader_contract!(contract_in_small_batches, Sqlite::new(7));
+
+#[tokio::test]
+async fn text_blobs_and_numbers_are_values_and_null_is_nothing() {
+    let database = Database::new(
+        "CREATE TABLE t (k TEXT PRIMARY KEY, v);
+         INSERT INTO t VALUES ('text', 'é'), ('blob', x'00ff'), ('empty', ''), ('integer', -7), ('real', 1.0),
+                              ('large', 1e300), ('null', NULL)",
+    );
+    let origin = database
+        .open_many("SELECT v FROM t WHERE k = $1", "SELECT k, v FROM t WHERE k IN (SELECT value FROM json_each($1))")
+        .unwrap();
+    let expected: [(&str, Option<&[u8]>); 8] = [
+        ("text", Some("é".as_bytes())),
+        ("blob", Some(b"\x00\xff")),
+        ("empty", Some(b"")),
+        ("integer", Some(b"-7")),
+        ("real", Some(b"1.0")),
+        ("large", Some(b"1.0e+300")),
+        ("null", None),
+        ("missing", None),
+    ];
+    let batch = load_many(&origin, &expected.map(|(key, _)| key)).await;
+    for ((key, value), in_batch) in expected.into_iter().zip(batch) {
+        let expected = value.map_or(Found::Nothing, |value| Found::Value(value.to_vec().into()));
+        assert_eq!(load(&origin, key).await.unwrap().found, expected, "{key}");
+        assert_eq!(in_batch, expected, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_one_statement() {
+    let database = Database::users();
+    // The single statement fails for every key, so that only the other one can have answered.
+    let origin = database
+        .open_many("SELECT json('{' || $1)", "SELECT id, body FROM users WHERE id IN (SELECT value FROM json_each($1))")
+        .unwrap();
+    load(&origin, "42").await.unwrap_err();
+    let found = load_many(&origin, &["7", "42"]).await;
+    assert_eq!(found, [Found::Value("Bo".into()), Found::Value("Ada".into())]);
+}
+
+#[tokio::test]
+async fn keys_that_the_database_takes_for_one_find_the_same_alone_and_in_a_batch() {
+    let database = Database::users();
+    let by_id = "SELECT id, body FROM users WHERE id IN (SELECT value FROM json_each($1))";
+    let by_asked = "SELECT asked.value, body FROM json_each($1) AS asked JOIN users ON users.id = asked.value";
+    for select_many in [by_id, by_asked] {
+        let origin = database.open_many(SELECT, select_many).unwrap();
+        let keys = ["42", "042", " 42", "42.0", "43", "7"];
+        for (key, in_batch) in keys.iter().zip(load_many(&origin, &keys).await) {
+            assert_eq!(load(&origin, key).await.unwrap().found, in_batch, "{key:?} by {select_many}");
+        }
+        assert_eq!(load(&origin, "042").await.unwrap(), Loaded::value("Ada"));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_with_one_value_too_large_brings_the_others() {
+    let database = Database::users();
+    database.writer.execute("UPDATE users SET body = zeroblob(5000) WHERE id = 7", []).unwrap();
+    let origin =
+        database.open_many(SELECT, "SELECT id, body FROM users WHERE id IN (SELECT value FROM json_each($1))").unwrap();
+    let mut requests: Vec<_> = ["7", "42"].map(|key| request(&Key::new(key).unwrap())).into();
+    requests.iter_mut().for_each(|request| request.value_len_max = 100);
+    let answers = origin.load_many(requests).await.unwrap();
+    assert!(answers[0].as_ref().unwrap_err().downcast_ref::<Error>().unwrap().is_too_large());
+    assert_eq!(answers[1].as_ref().unwrap(), &Loaded::value("Ada"));
+}
+
+#[tokio::test]
+async fn a_value_that_sqlite_will_not_handle_is_too_large() {
+    let database = Database::users();
+    database.writer.execute("UPDATE users SET body = zeroblob(100000000) WHERE id = 7", []).unwrap();
+    let origin = database.open(SELECT).unwrap();
+    let error = load(&origin, "7").await.unwrap_err();
+    assert!(error.downcast_ref::<Error>().unwrap().is_too_large(), "{error}");
+    assert_eq!(load(&origin, "42").await.unwrap(), Loaded::value("Ada"));
+}
+
+#[tokio::test]
+async fn a_writers_lock_is_waited_for() {
+    let database = Database::users();
+    let origin = database.open(SELECT).unwrap();
+    database.writer.execute_batch("BEGIN EXCLUSIVE; UPDATE users SET body = 'Eve' WHERE id = 42").unwrap();
+    let mut waiting = Box::pin(load(&origin, "42"));
+    // Long enough to fail in, where nothing waited.
+    timeout(Duration::from_millis(100), &mut waiting).await.unwrap_err();
+    database.writer.execute_batch("COMMIT").unwrap();
+    assert_eq!(waiting.await.unwrap(), Loaded::value("Eve"));
+}
+
+#[tokio::test]
+async fn rows_and_tables_may_change_while_it_is_open() {
+    let database = Database::users();
+    let origin = database.open(SELECT).unwrap();
+    assert_eq!(load(&origin, "8").await.unwrap(), Loaded::nothing());
+    database.writer.execute_batch("INSERT INTO users VALUES (8, 'Cy'); ALTER TABLE users ADD COLUMN age").unwrap();
+    assert_eq!(load(&origin, "8").await.unwrap(), Loaded::value("Cy"));
+
+    database.writer.execute_batch("ALTER TABLE users RENAME TO people").unwrap();
+    let error = load(&origin, "8").await.unwrap_err().to_string();
+    assert!(error.contains("no such table: users") && !error.contains("SELECT"), "{error}");
+    database.writer.execute_batch("ALTER TABLE people RENAME TO users").unwrap();
+    assert_eq!(load(&origin, "8").await.unwrap(), Loaded::value("Cy"));
+}
+
+#[test]
+fn a_mistaken_statement_is_named() {
+    let database = Database::users();
+    let mistakes = [
+        ("", "must take one parameter"),
+        ("SELECT body FROM users", "must take one parameter"),
+        ("SELECT body FROM users WHERE id = $2", "must take one parameter"),
+        ("SELECT body FROM users WHERE id = $key", "must take one parameter"),
+        ("SELECT body FROM users WHERE id = $1 OR id = $2", "must take one parameter"),
+        ("SELEC body FROM users WHERE id = $1", "near \"SELEC\": syntax error, at byte 0"),
+        ("SELECT bdy FROM users WHERE id = $1", "no such column: bdy, at byte 7"),
+        ("SELECT body FROM user WHERE id = $1", "no such table: user, in"),
+        ("SELECT body FROM users WHERE id = $1 AND (", "incomplete input"),
+        ("SELECT id, body FROM users WHERE id = $1", "returns 2 columns"),
+        ("DELETE FROM users WHERE id = $1 RETURNING body", "must only read"),
+        ("SELECT body FROM users WHERE id = $1; DROP TABLE users", "ultiple statements"),
+    ];
+    for (select, message) in mistakes {
+        let error = database.open(select).unwrap_err();
+        assert_eq!(error.setting(), "select");
+        assert!(error.message().contains(message), "{error}");
+    }
+    let error = database.open_many(SELECT, SELECT).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("select_many: returns 1 columns, and should only the key and the value: {SELECT:?}")
+    );
+}
+
+#[test]
+fn a_file_that_is_no_database_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "not a database, and long enough to be sure of it".repeat(100)).unwrap();
+    for path in [text, folder.path().join("missing.db"), folder.path().to_owned()] {
+        let error = SqliteOrigin::open(SqliteConfig::new(path.to_str().unwrap(), SELECT)).unwrap_err();
+        assert_eq!(error.setting(), "url");
+        assert!(error.message().contains(path.to_str().unwrap()), "{error}");
+    }
+    assert!(!folder.path().join("missing.db").exists());
+}
+
+#[tokio::test]
+async fn a_url_may_be_a_path_with_or_without_scheme_or_a_file_uri() {
+    let database = Database::users();
+    let path = &database.url;
+    for url in [path.clone(), format!("sqlite:{path}"), format!("sqlite://{path}"), format!("file:{path}?mode=ro")] {
+        let origin = SqliteOrigin::open(SqliteConfig::new(&url, SELECT)).unwrap();
+        assert_eq!(load(&origin, "42").await.unwrap(), Loaded::value("Ada"), "{url}");
+    }
+}
+
+#[test]
+fn an_empty_batch_is_refused() {
+    let database = Database::users();
+    let error = SqliteOrigin::open(SqliteConfig::new(&database.url, SELECT).batch_len_max(0)).unwrap_err();
+    assert_eq!(error.setting(), "batch_len_max");
+}
+
+#[test]
+fn without_select_many_there_are_no_batches() {
+    assert_eq!(Database::users().open(SELECT).unwrap().batch_len_max(), 1);
+}
