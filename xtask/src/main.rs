@@ -3,9 +3,9 @@
 //! `main` knows which steps each command takes; what a step does is in the module named for it. Nothing here is part
 //! of the product, and nothing of the product is linked here, so that `cargo xtask` starts at once.
 
-#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 
 mod command;
+mod compare;
 mod dependencies;
 mod needs;
 mod readme;
@@ -31,6 +31,8 @@ cargo xtask COMMAND
   bench    group: a hit in process beside the bare store
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
+  compare  store|memory|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
+  sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
   help     this text
 ";
 
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
         ["bench", name @ "group"] => Steps::new().step("bench", || bench(name)).sum_up(),
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
+        ["compare", arguments @ ..] => compare::compare(arguments),
+        ["sanitize"] => Steps::new().step("sanitize", compare::sanitize).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

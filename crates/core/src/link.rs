@@ -2,7 +2,7 @@
 //!
 //! Two things keep a dead or silent member from costing each caller a deadline. After a few failures it is left alone
 //! for a while ([`Health`]). And a request that takes long is accompanied by probes: a slow answer is waited for as long as
-//! the member shows any sign of life, a member that shows none is given up within two seconds.
+//! the member shows any sign of life, a member that shows none is given up within one and a half seconds.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a request may go unanswered before the member is probed, and for how long a sign of life counts.
-const PROBE_AFTER: Duration = Duration::from_secs(1);
+const PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a probe may take. A member that is this slow to say anything is taken for dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,9 +68,15 @@ impl Peer {
         self.member.name == member.name && self.member.address == member.address
     }
 
-    /// The same link for a member whose other facts have changed.
     pub(crate) fn get(&self, request: PeerGet) -> impl Future<Output = Result<PeerAnswer, PeerError>> + Send {
         self.watched(request.deadline, self.client.get(request))
+    }
+
+    /// As [`get`](Self::get), but asks for a sign of life first: for an asker that has waited for a silent member already.
+    pub(crate) fn get_if_alive(&self, request: PeerGet) -> impl Future<Output = Result<PeerAnswer, PeerError>> + Send {
+        self.watched(request.deadline, async {
+            if self.is_alive().await { self.client.get(request).await } else { Err(self.silent()) }
+        })
     }
 
     pub(crate) fn write(&self, request: PeerWrite) -> impl Future<Output = Result<Option<Version>, PeerError>> + Send {
@@ -120,13 +126,17 @@ impl Peer {
             tokio::select! {
                 result = &mut call => return result,
                 alive = self.is_alive() => if !alive {
-                    return Err(PeerError::broke_off(format!("node {:?} gives no sign of life", self.member.name)));
+                    return Err(self.silent());
                 }
             }
         }
     }
 
-    /// Probes the member; all who wait for it share one probe.
+    fn silent(&self) -> PeerError {
+        PeerError::broke_off(format!("node {:?} gives no sign of life", self.member.name))
+    }
+
+    /// Probes the member, unless that was just done; all who wait for it share one probe.
     async fn is_alive(&self) -> bool {
         let mut last = self.last_probe.lock().await;
         let now = Instant::now();

@@ -241,10 +241,7 @@ struct Serving {
 
 impl PeerService for Serving {
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
-        Box::pin(async move {
-            let PeerQuestion { group, key, asked_as, deadline } = question;
-            self.node.group(&group)?.serve(&key, asked_as, self.over, deadline).await
-        })
+        Box::pin(async move { self.node.group(&question.group)?.serve(question, self.over).await })
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {

@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::{Answer, Group, load::Role, unsettled};
+use super::{Answer, Group, ROUTE_TRIES_MAX, load::Role, unsettled};
 use crate::{
     Error, Key,
     link::Peer,
-    peer::{AskedAs, PeerAnswer, PeerError, PeerGet},
+    peer::{AskedAs, PeerAnswer, PeerError, PeerGet, PeerQuestion},
     placement::Slot,
     stats::Protocol,
     view::Place,
@@ -19,17 +19,11 @@ impl Group {
     /// # Errors
     ///
     /// [`Error`] as for [`get`](Self::get); it is the asker's answer.
-    pub async fn serve(
-        &self,
-        key: &Key,
-        asked_as: AskedAs,
-        over: Protocol,
-        deadline: Instant,
-    ) -> Result<PeerAnswer, Error> {
+    pub async fn serve(&self, question: PeerQuestion, over: Protocol) -> Result<PeerAnswer, Error> {
         self.0.stats.server_requests.of(over).add(1);
-        let answer = match self.look(key.as_bytes()) {
+        let answer = match self.look(question.key.as_bytes()) {
             Some(answer) => answer,
-            None => match self.serve_miss(key, asked_as, over, deadline).await? {
+            None => match self.serve_miss(&question, over).await? {
                 Served::Answer(answer) => answer,
                 Served::HandedOn(answer) => return Ok(answer),
             },
@@ -37,34 +31,28 @@ impl Group {
         Ok(answer.for_peer(self.0.node.clock()))
     }
 
-    async fn serve_miss(
-        &self,
-        key: &Key,
-        asked_as: AskedAs,
-        over: Protocol,
-        deadline: Instant,
-    ) -> Result<Served, Error> {
+    async fn serve_miss(&self, question: &PeerQuestion, over: Protocol) -> Result<Served, Error> {
+        let PeerQuestion { key, asked_as, deadline, .. } = question;
         let slot = Slot::of(self.name(), key.as_bytes());
-        for _ in 0..super::ROUTE_TRIES_MAX {
+        for _ in 0..ROUTE_TRIES_MAX {
             let view = self.0.node.view();
-            let role = match (view.owner_place(slot, key.as_bytes()), asked_as) {
+            let role = match (view.owner_place(slot, key.as_bytes()), *asked_as) {
                 (Place::Mine, _) => Role::Owner,
                 (Place::At(owner), AskedAs::StandIn) => {
-                    if let Some(answer) = self.hand_on(&owner, key, deadline).await? {
+                    if let Some(answer) = self.hand_on(&owner, key, *deadline).await? {
                         return Ok(Served::HandedOn(answer));
                     }
                     Role::StandIn
                 }
                 (Place::Nobody, AskedAs::StandIn) => Role::StandIn,
-                // golang/groupcache's protocol has no way to say no.
-                _ if over == Protocol::Http => Role::Other,
-                _ => return Ok(Served::HandedOn(PeerAnswer::NotOwner(view.members().clone()))),
+                _ if over.can_redirect() => return Ok(Served::HandedOn(PeerAnswer::NotOwner(view.members().clone()))),
+                _ => Role::Other,
             };
             if !self.has_origin() {
                 return Ok(Served::Answer(self.nothing()));
             }
-            let boarded = self.board_load(key, slot, role, deadline)?;
-            if let Some(answer) = self.settle(key, boarded, deadline).await? {
+            let boarded = self.board_load(key, slot, role, *deadline)?;
+            if let Some(answer) = self.settle(key, boarded, *deadline).await? {
                 return Ok(Served::Answer(answer));
             }
         }
@@ -75,7 +63,7 @@ impl Group {
     async fn hand_on(&self, owner: &Peer, key: &Key, deadline: Instant) -> Result<Option<PeerAnswer>, Error> {
         let max = self.0.config.value_len_max;
         let question = PeerGet::new(self.name().clone(), key.clone(), AskedAs::OwnerByStandIn, max, deadline);
-        match owner.get(question).await {
+        match owner.get_if_alive(question).await {
             Ok(PeerAnswer::Found { value, meta, lease: _ }) => Ok(Some(PeerAnswer::Found { value, meta, lease: None })),
             Ok(PeerAnswer::NotOwner(_)) | Err(PeerError::Unreachable { .. }) => Ok(None),
             Err(PeerError::TimedOut) => Err(Error::timed_out("the owner was asked for a node that can't reach it")),

@@ -136,6 +136,15 @@ impl LoadErrorKind {
     }
 }
 
+impl Protocol {
+    /// Whether an asker can be told that it asked the wrong node. Where it can't, that node answers all the same, passes nothing
+    /// on and keeps nothing: golang/groupcache's protocol has no way to say no.
+    #[must_use]
+    pub const fn can_redirect(self) -> bool {
+        matches!(self, Self::Grpc)
+    }
+}
+
 /// Requests to the origin of one kind.
 #[derive(Default, Debug)]
 pub struct OriginStats {

@@ -8,6 +8,9 @@
 //! Its bound counts what an entry truly costs: key, value, the value's [overhead](crate::Value::overhead) and the store's
 //! own bookkeeping.
 //!
+//! A look-up allocates nothing, hashes once, and hands out the value where it lies. Under the default policy, readers share a
+//! shard's lock.
+//!
 //! It does not load, does not know who owns a slot, and gives out no versions: it keeps what it is told to.
 //!
 //! # Examples
@@ -36,40 +39,54 @@
 //! assert!(store.get(b"user:42", Moment::from_nanos(1_000)).is_none());
 //! ```
 
+mod batch;
+mod budget;
+mod entry;
+mod hash;
+mod hottest;
+mod index;
 mod item;
+mod marks;
+mod policy;
+mod prefetch;
+mod queue;
 mod shard;
 mod stats;
+mod tag;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasher, Hasher};
-
-use foldhash::quality::FixedState;
+use budget::Budget;
+pub(crate) use entry::Entry;
+use hash::{KeyHash, KeyHasher};
+pub use hottest::Hottest;
+use index::Cursor;
 pub use item::{Hit, Inserted, Judged, Meta, Tier};
-use parking_lot::Mutex;
-use shard::Shard;
+pub use marks::Mark;
+use marks::Marks;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use policy::S3Fifo;
+use shard::{BULKY_COST, Shard};
 use stats::Reason;
 pub use stats::{Evictions, StoreStats, TierStats};
+pub use tag::{TAG_COUNT, TAGS_MAX, Tag, Tags};
 
-use crate::{Moment, Value, placement::Slot};
-
-/// The most entries that one holding of a shard's lock looks at when entries are dropped or swept: some tens of
-/// microseconds, so that nobody waits noticeably longer for the lock.
-const TOUCHED_MAX: usize = 256;
+use crate::{Moment, Value, Version, placement::Slot, version::Reading};
 
 /// Shards a core: enough that two cores seldom want the same one.
-const SHARDS_PER_CORE: usize = 8;
+const SHARDS_PER_CORE: usize = 16;
 
-/// The fewest bytes of a shard, unless the number of shards was given: many times the largest value of most groups, as
-/// a value must fit into its shard.
-const SHARD_BYTES_MIN: u64 = 16 << 20;
+/// The fewest bytes of a shard, unless the number of shards was given: below some thousands of entries a policy sees too
+/// little to choose well.
+const SHARD_BYTES_MIN: u64 = 1 << 20;
 
 /// Which entries leave when room is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub enum Policy {
     /// The least recently used of the shard.
     Lru,
-    /// For now the same as [`Lru`](Self::Lru).
+    /// An adaptive S3-FIFO: those read once leave soon, those read often stay. Mostly better, and its readers don't wait
+    /// for each other.
     #[default]
     S3Fifo,
 }
@@ -96,51 +113,126 @@ impl Default for StoreConfig {
 
 /// A sharded map of keys to values, bounded in bytes; see the [module](self).
 pub struct Store {
-    shards: Box<[Mutex<Shard>]>,
-    hasher: FixedState,
+    shards: Box<[Padded<RwLock<Shard>>]>,
+    hasher: KeyHasher,
+    budget: Budget,
+    marks: Marks,
+    /// The policy moves entries when they are read, so that readers need a shard for themselves.
+    reads_alone: bool,
+    /// The shard where the next sweep goes on.
     swept: Mutex<usize>,
 }
+
+/// Two cache lines of its own, as processors fetch them in pairs.
+#[repr(align(128))]
+struct Padded<T>(T);
 
 impl Store {
     /// An empty store.
     #[must_use]
     pub fn new(config: StoreConfig) -> Self {
-        let StoreConfig { capacity_bytes, policy: _, shards, hash_seed } = config;
+        let StoreConfig { capacity_bytes, policy, shards, hash_seed } = config;
         let count = shards.unwrap_or_else(|| shard_count(capacity_bytes)).max(1).next_power_of_two();
-        let each = capacity_bytes / count as u64;
-        let shards = (0..count).map(|_| Mutex::new(Shard::new(each))).collect();
-        Self { shards, hasher: FixedState::with_seed(hash_seed), swept: Mutex::new(0) }
+        let hasher = KeyHasher::new(hash_seed);
+        let shard = || Padded(RwLock::new(Shard::new(policy, capacity_bytes / count as u64, hasher.clone())));
+        Self {
+            shards: std::iter::repeat_with(shard).take(count).collect(),
+            hasher,
+            budget: Budget::new(capacity_bytes),
+            marks: Marks::default(),
+            reads_alone: policy == Policy::Lru,
+            swept: Mutex::new(0),
+        }
     }
 
-    fn hash(&self, key: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        hasher.finish()
+    #[inline]
+    fn shard(&self, hash: KeyHash) -> &RwLock<Shard> {
+        &self.shards[hash.shard(self.shards.len())].0
     }
 
-    /// The shard of a hash. A shard's table uses the highest and the lowest bits, so that this takes those between.
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
-    }
-
-    /// What is kept for `key` beyond `now`. Counts as a use; an entry that is past its `keep_until` is reclaimed.
+    /// What is kept for `key` beyond `now`. Counts as a use; an entry that is past its `keep_until`, or void by a mark,
+    /// is reclaimed.
+    #[inline]
     #[must_use]
     pub fn get(&self, key: &[u8], now: Moment) -> Option<Hit> {
-        let hash = self.hash(key);
-        self.shard(hash).lock().get(hash, key, now)
+        let hash = self.hasher.hash(key);
+        if self.reads_alone {
+            return self.get_alone(hash, key, now);
+        }
+        {
+            let shard = self.shard(hash).read();
+            let entry = shard.index().find(hash.locator(), key)?;
+            if self.reason_to_go(entry, now).is_none() {
+                return Some(self.read(entry));
+            }
+        }
+        self.reclaim(hash, key, now);
+        None
+    }
+
+    /// Notes the use of an entry of a policy whose readers share the lock, and hands it out.
+    #[inline]
+    fn read(&self, entry: &Entry) -> Hit {
+        debug_assert!(!self.reads_alone);
+        S3Fifo::raise(entry);
+        entry.hit()
+    }
+
+    fn get_alone(&self, hash: KeyHash, key: &[u8], now: Moment) -> Option<Hit> {
+        let mut shard = self.shard(hash).write();
+        let entry = shard.index().find(hash.locator(), key)?.clone();
+        if let Some(reason) = self.reason_to_go(&entry, now) {
+            shard.remove_entry(hash.locator(), &entry, Some(reason));
+            return None;
+        }
+        shard.used(hash.locator(), &entry);
+        Some(entry.hit())
     }
 
     /// As [`get`](Self::get), but does not count as a use.
     #[must_use]
     pub fn peek(&self, key: &[u8], now: Moment) -> Option<Hit> {
-        let hash = self.hash(key);
-        self.shard(hash).lock().peek(hash, key, now)
+        let hash = self.hasher.hash(key);
+        {
+            let shard = self.shard(hash).read();
+            let entry = shard.index().find(hash.locator(), key)?;
+            if self.reason_to_go(entry, now).is_none() {
+                return Some(entry.hit());
+            }
+        }
+        self.reclaim(hash, key, now);
+        None
+    }
+
+    /// Why the entry may not be handed out any more, if so.
+    #[inline]
+    fn reason_to_go(&self, entry: &Entry, now: Moment) -> Option<Reason> {
+        if entry.keep_until() <= now {
+            Some(Reason::Expired)
+        } else if self.marks.void(entry) {
+            Some(Reason::Invalidated)
+        } else {
+            None
+        }
+    }
+
+    /// Removes the key's entry, unless another took its place since.
+    #[cold]
+    fn reclaim(&self, hash: KeyHash, key: &[u8], now: Moment) {
+        let mut shard = self.shard(hash).write();
+        let Some(entry) = shard.index().find(hash.locator(), key).cloned() else { return };
+        if let Some(reason) = self.reason_to_go(&entry, now) {
+            shard.remove_entry(hash.locator(), &entry, Some(reason));
+        }
     }
 
     /// Stores a value, or that there is none (`None`), in place of whatever is there for the key.
+    #[expect(clippy::needless_pass_by_value, reason = "a caller hands its value over, whatever the store makes of it")]
     pub fn insert(&self, key: &[u8], value: Option<Value>, meta: Meta) -> Inserted {
-        let hash = self.hash(key);
-        if self.shard(hash).lock().insert(hash, key, value, meta) { Inserted::Stored } else { Inserted::TooLarge }
+        match self.insert_judged(key, value.as_ref(), &meta, &Tags::NONE, None, |_| true) {
+            Judged::TooLarge => Inserted::TooLarge,
+            Judged::Stored | Judged::Refused(_) => Inserted::Stored,
+        }
     }
 
     /// Stores as [`insert`](Self::insert) does if `judge` agrees, who is shown what is kept for the key beyond `now`.
@@ -153,78 +245,163 @@ impl Store {
         now: Moment,
         judge: impl FnOnce(Option<&Hit>) -> bool,
     ) -> Judged {
-        let hash = self.hash(key);
-        let mut shard = self.shard(hash).lock();
-        let present = shard.peek(hash, key, now);
-        if !judge(present.as_ref()) {
-            return Judged::Refused(present);
+        self.insert_tagged_if(key, value, meta, Tags::NONE, now, judge)
+    }
+
+    /// Stores as [`insert_if`](Self::insert_if) does, with tags: once a tag's [mark](Self::raise_mark) is raised, the
+    /// entry is void if its load began at or before it.
+    #[expect(clippy::needless_pass_by_value, reason = "a caller hands its value over, whatever the store makes of it")]
+    pub fn insert_tagged_if(
+        &self,
+        key: &[u8],
+        value: Option<Value>,
+        meta: Meta,
+        tags: Tags,
+        now: Moment,
+        judge: impl FnOnce(Option<&Hit>) -> bool,
+    ) -> Judged {
+        self.insert_judged(key, value.as_ref(), &meta, &tags, Some(now), judge)
+    }
+
+    /// Stores unless a version as late or later is kept for the key beyond `now`.
+    pub fn insert_newer(&self, key: &[u8], value: Option<Value>, meta: Meta, now: Moment) -> Judged {
+        self.insert_if(key, value, meta, now, |present| present.is_none_or(|hit| hit.meta.version < meta.version))
+    }
+
+    fn insert_judged(
+        &self,
+        key: &[u8],
+        value: Option<&Value>,
+        meta: &Meta,
+        tags: &Tags,
+        now: Option<Moment>,
+        judge: impl FnOnce(Option<&Hit>) -> bool,
+    ) -> Judged {
+        let hash = self.hasher.hash(key);
+        let locator = hash.locator();
+        // Allocated and copied before the lock is taken.
+        let entry = Entry::new(key, value, meta, tags).filter(|entry| entry.cost() <= self.budget.capacity());
+        if let Some(entry) = &entry {
+            self.budget.prepare(entry.cost(), hash.shard(self.shards.len()), &self.shards);
         }
-        if shard.insert(hash, key, value, meta) { Judged::Stored } else { Judged::TooLarge }
+        let mut shard = self.shard(hash).write();
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.cost() >= BULKY_COST) {
+            while !shard.make_room(entry.cost()) {
+                RwLockWriteGuard::bump(&mut shard);
+            }
+        }
+        if let Some(now) = now {
+            let present = shard.index().find(locator, key).filter(|entry| self.reason_to_go(entry, now).is_none());
+            let present = present.map(Entry::hit);
+            if !judge(present.as_ref()) {
+                return Judged::Refused(present);
+            }
+        }
+        let stored = match entry {
+            Some(entry) => shard.insert(locator, &entry),
+            None => {
+                shard.remove(locator, key, None);
+                false
+            }
+        };
+        self.budget.settle(&mut shard, &self.shards);
+        if stored { Judged::Stored } else { Judged::TooLarge }
     }
 
     /// Removes what is there for the key, and returns it.
     pub fn remove(&self, key: &[u8]) -> Option<Hit> {
-        let hash = self.hash(key);
-        self.shard(hash).lock().remove_if(hash, key, |_| true)
+        let hash = self.hasher.hash(key);
+        let entry = self.shard(hash).write().remove(hash.locator(), key, Some(Reason::Invalidated))?;
+        Some(entry.hit())
     }
 
     /// Removes what is there for the key if `judge` agrees, and says whether it did. The judge is called under the lock
     /// of the key's shard, and must not call the store.
     pub fn remove_if(&self, key: &[u8], judge: impl FnOnce(&Hit) -> bool) -> bool {
-        let hash = self.hash(key);
-        self.shard(hash).lock().remove_if(hash, key, judge).is_some()
+        let hash = self.hasher.hash(key);
+        let mut shard = self.shard(hash).write();
+        let agreed = shard.index().find(hash.locator(), key).is_some_and(|entry| judge(&entry.hit()));
+        agreed && shard.remove(hash.locator(), key, Some(Reason::Invalidated)).is_some()
+    }
+
+    /// Removes what is there for the key if its version is at most this one, and says whether it did.
+    pub fn remove_up_to(&self, key: &[u8], version: Version) -> bool {
+        self.remove_if(key, |hit| hit.meta.version <= version)
+    }
+
+    /// Makes all entries void that the mark is for and whose load began at or before `to`, those still to be inserted
+    /// too. Takes one step; the bytes come back when a look-up or a [sweep](Self::sweep) meets them.
+    ///
+    /// # Errors
+    ///
+    /// The present reading of the mark, if it is as high already.
+    pub fn raise_mark(&self, mark: Mark, to: Reading) -> Result<(), Reading> {
+        self.marks.raise(mark, to)
+    }
+
+    /// To what the mark was raised; zero if it never was.
+    #[must_use]
+    pub fn mark(&self, mark: Mark) -> Reading {
+        self.marks.get(mark)
     }
 
     /// Removes all entries of the slots that `gone` names, and returns how many. Works in bounded steps and lets others
     /// in between; what is inserted meanwhile may stay.
     pub fn drop_slots(&self, gone: impl Fn(Slot) -> bool) -> usize {
-        self.retain(Reason::Moved, |meta| gone(meta.slot))
+        self.retain(|entry| gone(entry.slot()).then_some(Reason::Moved))
     }
 
     /// Removes all entries, in steps as [`drop_slots`](Self::drop_slots) does.
     pub fn clear(&self) {
-        self.retain(Reason::Invalidated, |_| true);
+        self.retain(|_| Some(Reason::Invalidated));
     }
 
-    fn retain(&self, reason: Reason, gone: impl Fn(&Meta) -> bool) -> usize {
-        let mut removed = 0;
+    fn retain(&self, reason: impl Fn(&Entry) -> Option<Reason>) -> usize {
+        let mut all = 0;
         for shard in &self.shards {
-            let mut next = Some(0);
+            let mut next = Some(Cursor::default());
             while let Some(from) = next {
-                let step = shard.lock().retain(from, TOUCHED_MAX, reason, &gone);
-                removed += step.0;
-                next = step.1;
+                let (_, removed, rest) = shard.0.write().retain(from, usize::MAX, &reason);
+                all += removed;
+                next = rest;
             }
         }
-        removed
+        all
     }
 
-    /// Looks at up to `entries_max` entries, going on where the last call stopped, and removes those past their
-    /// `keep_until`. Returns how many it removed.
+    /// Looks at up to about `entries_max` entries, going on where the last call stopped, and removes those that are past
+    /// their `keep_until` or void by a mark. Returns how many it removed. Others get in between; of two sweeps at once
+    /// the second waits.
     pub fn sweep(&self, now: Moment, entries_max: usize) -> usize {
         let mut swept = self.swept.lock();
-        let mut removed = 0;
+        let mut all = 0;
         let mut left = entries_max;
         let mut ends = 0;
         while left > 0 && ends < self.shards.len() {
-            let step = left.min(TOUCHED_MAX);
-            let (gone, end) = self.shards[*swept].lock().sweep(now, step);
-            removed += gone;
-            left -= step;
+            let mut shard = self.shards[*swept].0.write();
+            let (touched, removed, end) = shard.sweep(left, |entry| self.reason_to_go(entry, now));
+            self.budget.settle(&mut shard, &self.shards);
+            all += removed;
+            left = left.saturating_sub(touched.max(1));
             if end {
                 ends += 1;
                 *swept = (*swept + 1) % self.shards.len();
             }
         }
-        removed
+        all
+    }
+
+    /// Changes the bound on bytes. Evicts in bounded steps what no longer fits, and lets others in between.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.budget.resize(capacity_bytes, &self.shards);
     }
 
     /// What the store holds and what left it.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        let mut sum = StoreStats::default();
+        let mut sum = StoreStats { capacity_bytes: self.budget.capacity(), ..StoreStats::default() };
         for shard in &self.shards {
-            sum += *shard.lock().stats();
+            sum += shard.0.read().stats;
         }
         sum
     }

@@ -1,208 +1,189 @@
-//! One shard: a table of entries, chained in the order of their last use.
-//!
-//! It knows nothing of hashing and of other shards; whoever calls it holds its lock.
-
-use hashbrown::HashTable;
+//! [`Shard`]: an index, a policy, and what both may hold. Whoever calls holds the shard's lock.
 
 use super::{
-    Hit, Meta, StoreStats,
-    stats::{Reason, TierStats},
+    Policy as Choice, StoreStats,
+    entry::Entry,
+    hash::{KeyHasher, Locator},
+    index::{Cursor, Index},
+    policy::{Lru, Policy, S3Fifo},
+    stats::Reason,
 };
-use crate::{Moment, Value};
 
-/// What an entry costs beside its key's and value's bytes: its node, the table's share at the usual load, and what the
-/// allocator rounds two allocations up by.
-const ENTRY_OVERHEAD: usize = size_of::<Option<Node>>() + 16 + 32;
+/// The entries that one holding of a shard's lock looks at, before it lets others in: some tens of microseconds, so that
+/// nobody waits noticeably longer for the lock.
+pub(super) const TOUCHED_MAX: usize = 256;
 
-/// No node.
-const NIL: u32 = u32::MAX;
+/// How many bytes of capacity share a table of the index. A table is built anew when it has grown by a quarter: with
+/// entries of 100 bytes it holds some 650, which takes some tens of microseconds, too.
+const TABLE_BYTES: u64 = 64 << 10;
 
-struct Node {
-    key: Box<[u8]>,
-    hash: u64,
-    hit: Hit,
-    cost: u64,
-    newer: u32,
-    older: u32,
+/// The cost of an entry for which room is made beforehand, in steps: one below displaces so few that one step does.
+pub(super) const BULKY_COST: u64 = 8 << 10;
+
+enum Chosen {
+    Lru(Lru),
+    S3Fifo(S3Fifo),
+}
+
+impl Chosen {
+    fn policy(&mut self) -> &mut dyn Policy {
+        match self {
+            Self::Lru(lru) => lru,
+            Self::S3Fifo(s3_fifo) => s3_fifo,
+        }
+    }
 }
 
 pub(super) struct Shard {
-    table: HashTable<u32>,
-    nodes: Vec<Option<Node>>,
-    free: Vec<u32>,
-    newest: u32,
-    oldest: u32,
-    swept_to: usize,
-    stats: StoreStats,
+    index: Index,
+    chosen: Chosen,
+    /// How many bytes it may hold.
+    pub(super) limit: u64,
+    pub(super) stats: StoreStats,
+    swept_to: Cursor,
 }
 
 impl Shard {
-    pub(super) fn new(capacity_bytes: u64) -> Self {
+    pub(super) fn new(choice: Choice, limit: u64, hasher: KeyHasher) -> Self {
         Self {
-            table: HashTable::new(),
-            nodes: Vec::new(),
-            free: Vec::new(),
-            newest: NIL,
-            oldest: NIL,
-            swept_to: 0,
-            stats: StoreStats { capacity_bytes, ..StoreStats::default() },
+            index: Index::new(usize::try_from(limit / TABLE_BYTES).unwrap_or(usize::MAX), hasher),
+            chosen: match choice {
+                Choice::Lru => Chosen::Lru(Lru::new()),
+                Choice::S3Fifo => Chosen::S3Fifo(S3Fifo::new()),
+            },
+            limit,
+            stats: StoreStats::default(),
+            swept_to: Cursor::default(),
         }
     }
 
-    pub(super) const fn stats(&self) -> &StoreStats {
-        &self.stats
+    pub(super) const fn index(&self) -> &Index {
+        &self.index
     }
 
-    fn node(&self, at: u32) -> Option<&Node> {
-        self.nodes.get(at as usize)?.as_ref()
+    /// Notes a read under the exclusive lock.
+    pub(super) fn used(&mut self, locator: Locator, entry: &Entry) {
+        self.chosen.policy().used(locator, entry, &self.index);
     }
 
-    fn node_mut(&mut self, at: u32) -> Option<&mut Node> {
-        self.nodes.get_mut(at as usize)?.as_mut()
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.table.find(hash, |&at| self.node(at).is_some_and(|node| *node.key == *key)).copied()
-    }
-
-    /// The entry's place, if it is to be kept beyond `now`; one past that is reclaimed.
-    fn find_kept(&mut self, hash: u64, key: &[u8], now: Moment) -> Option<u32> {
-        let at = self.find(hash, key)?;
-        if self.node(at)?.hit.meta.keep_until > now {
-            return Some(at);
+    /// How hot an entry is, up to [`HEAT_MAX`](super::policy::HEAT_MAX).
+    pub(super) fn heat(&self, entry: &Entry) -> u8 {
+        match &self.chosen {
+            Chosen::Lru(lru) => lru.heat(entry),
+            Chosen::S3Fifo(s3_fifo) => s3_fifo.heat(entry),
         }
-        self.take(at, Some(Reason::Expired));
-        None
     }
 
-    pub(super) fn get(&mut self, hash: u64, key: &[u8], now: Moment) -> Option<Hit> {
-        let at = self.find_kept(hash, key, now)?;
-        self.unlink(at);
-        self.link_newest(at);
-        Some(self.node(at)?.hit.clone())
+    /// Evicts until so many bytes more fit, or enough was done for one holding of the lock; says whether they fit, or
+    /// nothing is left to evict.
+    pub(super) fn make_room(&mut self, bytes: u64) -> bool {
+        let mut touched = 0;
+        let done = self.evict(bytes, &mut touched, TOUCHED_MAX);
+        self.count_touched(touched);
+        done
     }
 
-    pub(super) fn peek(&mut self, hash: u64, key: &[u8], now: Moment) -> Option<Hit> {
-        let at = self.find_kept(hash, key, now)?;
-        Some(self.node(at)?.hit.clone())
-    }
-
-    /// Stores, evicting the longest unused to make room; false if it can't fit.
-    pub(super) fn insert(&mut self, hash: u64, key: &[u8], value: Option<Value>, meta: Meta) -> bool {
-        self.replace(hash, key);
-        let value_bytes = value.as_ref().map_or(0, |value| value.len() + value.overhead());
-        let cost = (key.len() + value_bytes + ENTRY_OVERHEAD) as u64;
-        if cost > self.stats.capacity_bytes {
-            return false;
-        }
-        let mut touched = 1;
-        while self.stats.bytes() + cost > self.stats.capacity_bytes && self.oldest != NIL {
-            self.take(self.oldest, Some(Reason::Capacity));
-            touched += 1;
-        }
-        self.stats.touched_max = self.stats.touched_max.max(touched);
-        let tier = &mut self.stats[meta.tier];
-        tier.bytes += cost;
-        tier.items += 1;
-        let node = Node { key: key.into(), hash, hit: Hit { value, meta }, cost, newer: NIL, older: NIL };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.nodes[at as usize] = Some(node);
-                at
+    fn evict(&mut self, bytes: u64, touched: &mut usize, touched_max: usize) -> bool {
+        while self.stats.bytes() + bytes > self.limit {
+            if *touched >= touched_max {
+                return false;
             }
-            None => {
-                self.nodes.push(Some(node));
-                (self.nodes.len() - 1) as u32
-            }
-        };
-        let nodes = &self.nodes;
-        self.table.insert_unique(hash, at, |&at| nodes[at as usize].as_ref().map_or(0, |node| node.hash));
-        self.link_newest(at);
+            let Some((locator, entry)) = self.chosen.policy().evict(&self.index, self.limit, touched) else { break };
+            self.index.remove_by(locator, |other| other.is(&entry));
+            self.count_out(&entry, Some(Reason::Capacity));
+        }
         true
     }
 
-    fn replace(&mut self, hash: u64, key: &[u8]) {
-        if let Some(at) = self.find(hash, key) {
-            self.take(at, None);
+    /// Stores the entry in place of another of its key, evicting what it takes; false, and that other gone, if it
+    /// doesn't fit. For one of [`BULKY_COST`] or more, room should have been made.
+    pub(super) fn insert(&mut self, locator: Locator, entry: &Entry) -> bool {
+        let cost = entry.cost();
+        if cost > self.limit {
+            self.remove(locator, entry.key(), None);
+            return false;
         }
+        let mut touched = 1;
+        let old_cost = self.index.find(locator, entry.key()).map(Entry::cost);
+        let more = cost.saturating_sub(old_cost.unwrap_or_default());
+        let fits = self.stats.bytes() + more <= self.limit;
+        self.evict(more, &mut touched, usize::MAX);
+        if let Some(old) = self.index.replace(locator, entry) {
+            self.chosen.policy().replace(locator, &old, entry, &self.index);
+            self.count_out(&old, None);
+        } else {
+            // The old one, if there was one, is among the evicted.
+            self.evict(cost, &mut touched, usize::MAX);
+            touched += self.index.insert(locator, entry.clone());
+            self.chosen.policy().admit(locator, entry, &self.index, self.limit, fits);
+        }
+        self.count_in(entry);
+        self.count_touched(touched);
+        true
     }
 
-    /// Removes the key's entry if the judge agrees.
-    pub(super) fn remove_if(&mut self, hash: u64, key: &[u8], judge: impl FnOnce(&Hit) -> bool) -> Option<Hit> {
-        let at = self.find(hash, key)?;
-        if !judge(&self.node(at)?.hit) {
-            return None;
-        }
-        self.take(at, Some(Reason::Invalidated))
+    /// Removes the key's entry, counting it as gone for this reason.
+    pub(super) fn remove(&mut self, locator: Locator, key: &[u8], reason: Option<Reason>) -> Option<Entry> {
+        let entry = self.index.find(locator, key)?.clone();
+        self.remove_entry(locator, &entry, reason);
+        Some(entry)
     }
 
-    /// Looks at up to `touched_max` entries from `from` on and removes those that `gone` names. Returns how many, and
-    /// where to go on, if it isn't through.
+    pub(super) fn remove_entry(&mut self, locator: Locator, entry: &Entry, reason: Option<Reason>) {
+        self.chosen.policy().forget(entry, &self.index);
+        self.index.remove_by(locator, |other| other.is(entry));
+        self.count_out(entry, reason);
+    }
+
+    /// Looks at some entries from `from` on and removes those for which there is a reason. Returns how many it looked
+    /// at, how many it removed, and where to go on, if it isn't through.
     pub(super) fn retain(
         &mut self,
-        from: usize,
+        from: Cursor,
         touched_max: usize,
-        reason: Reason,
-        gone: impl Fn(&Meta) -> bool,
-    ) -> (usize, Option<usize>) {
-        let end = self.nodes.len().min(from.saturating_add(touched_max));
-        let mut removed = 0;
-        for at in from..end {
-            if self.nodes[at].as_ref().is_some_and(|node| gone(&node.hit.meta)) {
-                self.take(at as u32, Some(reason));
-                removed += 1;
+        reason: impl Fn(&Entry) -> Option<Reason>,
+    ) -> (usize, usize, Option<Cursor>) {
+        let mut gone = Vec::new();
+        let (touched, next) = self.index.walk(from, touched_max.min(TOUCHED_MAX), |entry| {
+            if let Some(reason) = reason(entry) {
+                gone.push((entry.clone(), reason));
             }
+        });
+        self.count_touched(touched);
+        for (entry, reason) in &gone {
+            self.remove_entry(self.index.locate(entry), entry, Some(*reason));
         }
-        let touched = end.saturating_sub(from) as u64;
-        self.stats.touched_max = self.stats.touched_max.max(touched);
-        (removed, (end < self.nodes.len()).then_some(end))
+        (touched, gone.len(), next)
     }
 
-    /// One step of the sweep for expired entries. Returns how many it removed, and whether it reached the end, from
+    /// One step of the sweep: how many entries it looked at, how many it removed, and whether it reached the end, from
     /// where the next step begins anew.
-    pub(super) fn sweep(&mut self, now: Moment, touched_max: usize) -> (usize, bool) {
-        let (removed, next) = self.retain(self.swept_to, touched_max, Reason::Expired, |meta| meta.keep_until <= now);
-        self.swept_to = next.unwrap_or(0);
-        (removed, next.is_none())
+    pub(super) fn sweep(
+        &mut self,
+        touched_max: usize,
+        reason: impl Fn(&Entry) -> Option<Reason>,
+    ) -> (usize, usize, bool) {
+        let (touched, removed, next) = self.retain(self.swept_to, touched_max, reason);
+        self.swept_to = next.unwrap_or_default();
+        (touched, removed, next.is_none())
     }
 
-    fn take(&mut self, at: u32, reason: Option<Reason>) -> Option<Hit> {
-        self.unlink(at);
-        let node = self.nodes.get_mut(at as usize)?.take()?;
-        self.free.push(at);
-        if let Ok(found) = self.table.find_entry(node.hash, |&other| other == at) {
-            found.remove();
-        }
-        let tier: &mut TierStats = &mut self.stats[node.hit.meta.tier];
-        tier.bytes -= node.cost;
+    fn count_in(&mut self, entry: &Entry) {
+        let tier = &mut self.stats[entry.tier()];
+        tier.bytes += entry.cost();
+        tier.items += 1;
+    }
+
+    fn count_out(&mut self, entry: &Entry, reason: Option<Reason>) {
+        let tier = &mut self.stats[entry.tier()];
+        tier.bytes -= entry.cost();
         tier.items -= 1;
         if let Some(reason) = reason {
             tier.evictions.count(reason);
         }
-        Some(node.hit)
     }
 
-    fn link_newest(&mut self, at: u32) {
-        let second = std::mem::replace(&mut self.newest, at);
-        if let Some(node) = self.node_mut(at) {
-            node.newer = NIL;
-            node.older = second;
-        }
-        match self.node_mut(second) {
-            Some(node) => node.newer = at,
-            None => self.oldest = at,
-        }
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Some(&Node { newer, older, .. }) = self.node(at) else { return };
-        match self.node_mut(newer) {
-            Some(node) => node.older = older,
-            None => self.newest = older,
-        }
-        match self.node_mut(older) {
-            Some(node) => node.newer = newer,
-            None => self.oldest = newer,
-        }
+    fn count_touched(&mut self, touched: usize) {
+        self.stats.touched_max = self.stats.touched_max.max(touched as u64);
     }
 }

@@ -4,7 +4,9 @@
 
 #![expect(clippy::expect_used, reason = "a fake or a suite that can't go on fails its test")]
 
+pub mod clock;
 pub mod fake_peer;
 pub mod loader;
 pub mod needs;
+pub mod origin;
 pub mod peer;

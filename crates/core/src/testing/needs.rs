@@ -17,7 +17,6 @@ pub const WITHOUT: &str = "LARDER_WITHOUT";
 /// }
 /// ```
 #[must_use]
-#[expect(clippy::print_stdout, reason = "the test runner shows a test's stdout to whoever asks for it")]
 pub fn needs(program: &str) -> bool {
     let run = wanted(
         program,

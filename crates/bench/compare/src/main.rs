@@ -1,0 +1,91 @@
+//! Larder's store beside the crates people use: speed, memory and hit ratio.
+//!
+//! Speed is told as ratios of interleaved rounds, as a machine's noise moves all systems alike; memory as the resident
+//! size of a process that does nothing else.
+
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+mod clock;
+mod hit_ratio;
+mod memory;
+mod picture;
+mod speed;
+mod systems;
+mod trace;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask compare", about = "Larder's store beside the crates people use")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Rows as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Only these systems.
+    #[arg(long, global = true, value_delimiter = ',')]
+    systems: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Look-ups and writes a second.
+    Store(speed::Options),
+    /// Bytes an entry beside key and value.
+    Memory(memory::Options),
+    /// Hits in percent.
+    HitRatio(hit_ratio::Options),
+    #[command(hide = true)]
+    Weigh(memory::Weigh),
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let Arguments { what, json, systems } = Arguments::parse();
+    if let Some(unknown) = systems.iter().find(|name| !systems::NAMES.contains(&name.as_str())) {
+        return Err(format!("there is no system {unknown}; there are {}", systems::NAMES.join(", ")).into());
+    }
+    let wanted = |name: &&str| systems.is_empty() || systems.iter().any(|wanted| wanted == name);
+    let names: Vec<&str> = systems::NAMES.into_iter().filter(wanted).collect();
+    match &what {
+        What::Store(options) => print(&speed::run(options, &names)?, json, |row| {
+            let ratio = row.to_quick_cache.map_or_else(String::new, |ratio| format!("{ratio:.2} × quick_cache"));
+            let Row { name, keys, threads, load, value, least, most, .. } = row;
+            format!(
+                "{name:16} {keys:>8} keys {threads} threads {load:>6}  {value:6.2} M/s ({least:.2} to {most:.2})  {ratio}"
+            )
+        }),
+        What::Memory(options) => print(&memory::run(options, &names)?, json, |row| {
+            let ratio = row.resident_to_budget.map_or_else(String::new, |r| format!("resident/budget {r:.3}"));
+            let memory::Row { name, value_len, value, churned, .. } = row;
+            format!("{name:16} 20 + {value_len:>6} bytes: {value:6.1} B full, {churned:6.1} B after churn  {ratio}")
+        }),
+        What::HitRatio(options) => print(&hit_ratio::run(options, &names)?, json, |row| {
+            let hit_ratio::Row { name, trace, capacity, value } = row;
+            format!("{name:16} {trace:16} {capacity:>8} {value:6.2}%")
+        }),
+        What::Weigh(options) => println!("{}", serde_json::to_string(&memory::weigh(options)?)?),
+    }
+    Ok(())
+}
+
+use speed::Row;
+
+fn print<R: Serialize>(rows: &[R], json: bool, line: impl Fn(&R) -> String) {
+    if json {
+        println!("{}", serde_json::json!({ "rows": rows }));
+        return;
+    }
+    for row in rows {
+        println!("{}", line(row));
+    }
+}

@@ -1,0 +1,60 @@
+//! Going through a store from its hottest entries to its coldest, as a handover of slots does.
+
+use super::{Hit, Store, index::Cursor, policy::HEAT_MAX};
+use crate::{Moment, placement::Slot};
+
+/// Where [`Store::hottest`] goes on.
+#[derive(Clone, Debug)]
+pub struct Hottest {
+    colder_by: u8,
+    shard: usize,
+    cursor: Cursor,
+}
+
+impl Hottest {
+    /// From the hottest on.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { colder_by: 0, shard: 0, cursor: Cursor::default() }
+    }
+}
+
+impl Store {
+    /// Shows the next entries of the slots that `of` names, hottest first by their policy's four degrees, and what is
+    /// kept beyond `now` only. Looks at up to `entries_max` entries, without a lock between calls nor while it shows
+    /// them; false when it is through.
+    ///
+    /// It goes through the store once for each degree. An entry whose degree changes meanwhile may be shown twice or not
+    /// at all; all others are shown once.
+    pub fn hottest(
+        &self,
+        from: &mut Hottest,
+        entries_max: usize,
+        now: Moment,
+        of: impl Fn(Slot) -> bool,
+        mut show: impl FnMut(&[u8], Hit),
+    ) -> bool {
+        let Some(heat) = HEAT_MAX.checked_sub(from.colder_by) else { return false };
+        let mut found = Vec::new();
+        {
+            let shard = self.shards[from.shard].0.read();
+            let (_, next) = shard.index().walk(from.cursor, entries_max.min(super::shard::TOUCHED_MAX), |entry| {
+                if shard.heat(entry) == heat && of(entry.slot()) && self.reason_to_go(entry, now).is_none() {
+                    found.push(entry.clone());
+                }
+            });
+            from.cursor = next.unwrap_or_default();
+            if next.is_none() {
+                from.shard += 1;
+            }
+        }
+        if from.shard == self.shards.len() {
+            from.shard = 0;
+            from.colder_by += 1;
+        }
+        for entry in found {
+            show(entry.key(), entry.hit());
+        }
+        from.colder_by <= HEAT_MAX
+    }
+}

@@ -1,0 +1,215 @@
+//! [`S3Fifo`]: an adaptive S3-FIFO, the default.
+//!
+//! S3-FIFO (Yang and others, "FIFO queues are all you need for cache eviction", SOSP 2023) keeps newcomers in a small
+//! queue, so that those read only once leave soon and push nothing out of the main queue, which gives whoever was read
+//! another round. A hit raises two bits of the entry and moves nothing, so that readers share the shard's lock.
+//!
+//! As published it loses to LRU where recency rules, and finds nothing at all in a loop that is longer than the small
+//! queue. What is different here:
+//!
+//! - The small queue's share adapts, as ARC's does (Megiddo and Modha, "ARC: a self-tuning, low overhead replacement
+//!   cache", FAST 2003): whoever comes back soon after it left the small queue should have stayed longer, so that queue
+//!   grows; whoever comes back after it left the main queue should have, so the small one shrinks. For that, ghosts
+//!   remember which queue an entry left.
+//! - While the shard isn't full, the small queue's overflow goes to the main queue and not out.
+//! - An entry has to be read twice in the small queue to be promoted, but the queue is smaller.
+//! - Ghosts remember how often an entry came back; it then starts as if read so often.
+//! - Shares are of bytes, so that a large value takes its turn with the newcomers of its weight.
+
+use super::{
+    HEAT_MAX, LOOKED_AT_MAX, Policy,
+    ghosts::{Ghost, Ghosts, Left},
+};
+use crate::store::{
+    entry::Entry,
+    hash::Locator,
+    index::Index,
+    queue::{Chunks, Place, Queue},
+};
+
+/// Shares are counted in so many parts of the shard.
+const WHOLE: u64 = 1 << 16;
+
+/// The small queue's share at first, at least and at most.
+const SMALL_FIRST: u64 = WHOLE / 20;
+const SMALL_MIN: u64 = WHOLE / 100;
+const SMALL_MAX: u64 = WHOLE * 9 / 10;
+
+/// How far one ghost moves the share, as a part of one entry's share.
+const STEP: u64 = 1;
+
+/// Hits in the small queue after which an entry is promoted.
+const PROMOTED_HEAT: u32 = 2;
+
+const HEAT_SHIFT: u32 = Place::BITS;
+const HEAT: u32 = HEAT_MAX as u32;
+const RETURNS_SHIFT: u32 = HEAT_SHIFT + 2;
+const MAIN: u32 = 1 << (RETURNS_SHIFT + 2);
+
+pub(in crate::store) struct S3Fifo {
+    chunks: Chunks,
+    small: Queue,
+    main: Queue,
+    small_bytes: u64,
+    main_bytes: u64,
+    items: usize,
+    /// The small queue's share.
+    share: u64,
+    ghosts: Ghosts,
+}
+
+fn heat(entry: &Entry) -> u32 {
+    entry.place() >> HEAT_SHIFT & HEAT
+}
+
+fn set_heat(entry: &Entry, heat: u32) {
+    entry.set_place(entry.place() & !(HEAT << HEAT_SHIFT) | heat << HEAT_SHIFT);
+}
+
+fn returns(entry: &Entry) -> u32 {
+    entry.place() >> RETURNS_SHIFT & 3
+}
+
+fn in_main(entry: &Entry) -> bool {
+    entry.place() & MAIN != 0
+}
+
+impl S3Fifo {
+    pub(in crate::store) fn new() -> Self {
+        Self {
+            chunks: Chunks::default(),
+            small: Queue::EMPTY,
+            main: Queue::EMPTY,
+            small_bytes: 0,
+            main_bytes: 0,
+            items: 0,
+            share: SMALL_FIRST,
+            ghosts: Ghosts::default(),
+        }
+    }
+
+    /// Notes a read. Readers share the lock: two at once may count as one, and write nothing but the heat, as the rest
+    /// only changes under the exclusive lock.
+    #[inline]
+    pub(in crate::store) fn raise(entry: &Entry) {
+        let place = entry.place();
+        if place >> HEAT_SHIFT & HEAT < HEAT {
+            entry.set_place(place + (1 << HEAT_SHIFT));
+        }
+    }
+
+    const fn small_target(&self, limit: u64) -> u64 {
+        // Shares of limits beyond 2^48 don't overflow.
+        (limit >> 16) * self.share + (((limit & 0xffff) * self.share) >> 16)
+    }
+
+    fn adapt(&mut self, left: Left) {
+        let step = (STEP * WHOLE / self.items.max(1) as u64).max(1);
+        self.share = match left {
+            Left::Small => (self.share + step).min(SMALL_MAX),
+            Left::Main => self.share.saturating_sub(step).max(SMALL_MIN),
+        };
+    }
+
+    fn push_small(&mut self, locator: Locator, entry: &Entry) {
+        entry.set_place(0);
+        self.chunks.push(&mut self.small, locator, entry);
+        self.small_bytes += entry.cost();
+    }
+
+    fn push_main(&mut self, locator: Locator, entry: &Entry, heat: u32) {
+        entry.set_place(MAIN | returns(entry) << RETURNS_SHIFT | heat << HEAT_SHIFT);
+        self.chunks.push(&mut self.main, locator, entry);
+        self.main_bytes += entry.cost();
+    }
+
+    /// The small queue's oldest goes to the main queue.
+    fn promote(&mut self, locator: Locator, entry: &Entry, index: &Index) {
+        self.chunks.leave(&mut self.small, entry, index);
+        self.small_bytes -= entry.cost();
+        self.push_main(locator, entry, 0);
+    }
+
+    fn oldest<'index>(&mut self, main: bool, index: &'index Index) -> Option<(Locator, &'index Entry)> {
+        let queue = if main { &self.main } else { &self.small };
+        let (locator, place) = self.chunks.oldest(queue)?;
+        Some((locator, index.find_by(locator, |entry| Place::of(entry) == place)?))
+    }
+
+    fn evict_entry(&mut self, locator: Locator, entry: &Entry, index: &Index) -> (Locator, Entry) {
+        let left = if in_main(entry) { Left::Main } else { Left::Small };
+        self.ghosts.fit(self.items);
+        self.ghosts.remember(locator, Ghost { left, returns: returns(entry) });
+        self.forget(entry, index);
+        (locator, entry.clone())
+    }
+}
+
+impl Policy for S3Fifo {
+    fn admit(&mut self, locator: Locator, entry: &Entry, index: &Index, limit: u64, fits: bool) {
+        self.items += 1;
+        let items = self.items;
+        let window = |_| items;
+        match self.ghosts.take(locator, window) {
+            Some(ghost) => {
+                self.adapt(ghost.left);
+                let returns = (ghost.returns + 1).min(3);
+                entry.set_place(returns << RETURNS_SHIFT);
+                self.push_main(locator, entry, ghost.returns.min(HEAT));
+            }
+            None => self.push_small(locator, entry),
+        }
+        if fits
+            && self.small_bytes > self.small_target(limit)
+            && let Some((locator, entry)) = self.oldest(false, index)
+        {
+            let heat = heat(entry);
+            self.promote(locator, entry, index);
+            set_heat(entry, heat.saturating_sub(PROMOTED_HEAT));
+        }
+    }
+
+    fn replace(&mut self, _: Locator, old: &Entry, new: &Entry, _: &Index) {
+        new.set_place(old.place());
+        Self::raise(new);
+        let bytes = if in_main(old) { &mut self.main_bytes } else { &mut self.small_bytes };
+        *bytes = *bytes + new.cost() - old.cost();
+    }
+
+    fn used(&mut self, _: Locator, entry: &Entry, _: &Index) {
+        Self::raise(entry);
+    }
+
+    fn forget(&mut self, entry: &Entry, index: &Index) {
+        let (queue, bytes) = match in_main(entry) {
+            true => (&mut self.main, &mut self.main_bytes),
+            false => (&mut self.small, &mut self.small_bytes),
+        };
+        self.chunks.leave(queue, entry, index);
+        *bytes -= entry.cost();
+        self.items -= 1;
+    }
+
+    fn evict(&mut self, index: &Index, limit: u64, touched: &mut usize) -> Option<(Locator, Entry)> {
+        loop {
+            let main = self.small_bytes <= self.small_target(limit);
+            let (locator, entry) = self.oldest(main, index).or_else(|| self.oldest(!main, index))?;
+            *touched += 1;
+            let heat = heat(entry);
+            let may_stay = *touched < LOOKED_AT_MAX;
+            if may_stay && !in_main(entry) && heat >= PROMOTED_HEAT {
+                self.promote(locator, entry, index);
+            } else if may_stay && in_main(entry) && heat > 0 {
+                self.chunks.leave(&mut self.main, entry, index);
+                self.main_bytes -= entry.cost();
+                self.push_main(locator, entry, heat - 1);
+            } else {
+                return Some(self.evict_entry(locator, entry, index));
+            }
+        }
+    }
+
+    fn heat(&self, entry: &Entry) -> u8 {
+        heat(entry) as u8
+    }
+}

@@ -1,0 +1,135 @@
+//! Lists that differ and lists that change: no loop, no second hop, and nothing kept that a change has overtaken.
+
+use std::sync::Arc;
+
+use larder_core::{ErrorKind, GroupConfig, stats::Protocol, testing::origin::FakeOrigin};
+use tokio::task::JoinSet;
+
+use crate::{Cluster, TIMEOUT, members, names, quiet, slot, text};
+
+fn change(cluster: &Cluster, place: usize, listed: &[usize]) {
+    let names: Vec<String> = listed.iter().map(|place| cluster.nodes[*place].name().to_string()).collect();
+    cluster.nodes[place].change_view(members(&names)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_of_equal_members_are_equal_whatever_their_order() {
+    let cluster = Cluster::new(3);
+    let reversed: Vec<String> = names(3).into_iter().rev().collect();
+    let before = cluster.nodes[0].view();
+    cluster.nodes[0].change_view(members(&reversed)).unwrap();
+    assert!(Arc::ptr_eq(&before, &cluster.nodes[0].view()), "nothing changed");
+    assert_eq!(cluster.nodes[0].view().digest(), cluster.nodes[1].view().digest());
+    let slots: usize = (0..3).map(|place| cluster.nodes[place].view().owned_slot_count()).sum();
+    assert_eq!(slots, 16_384);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_disagree_answer_an_error_in_time_and_pass_nothing_on_twice() {
+    let cluster = Cluster::new(2);
+    // Each takes the other for the owner of everything.
+    change(&cluster, 0, &[1]);
+    change(&cluster, 1, &[0]);
+    let (one, other) = tokio::join!(cluster.get(0, "k"), cluster.get(1, "k"));
+    for result in [one, other] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    }
+    for group in &cluster.groups {
+        assert!(group.stats().server_requests.of(Protocol::Grpc).sum() <= 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_groupcaches_protocol_nodes_that_disagree_answer_all_the_same_and_keep_nothing() {
+    let cluster = Cluster::new(2);
+    change(&cluster, 0, &[1]);
+    change(&cluster, 1, &[0]);
+    for node in &cluster.nodes {
+        cluster.network.add(node.name().clone(), node.service(Protocol::Http));
+    }
+    for place in 0..2 {
+        assert_eq!(text(&cluster.get(place, "k").await.unwrap()), "k=0");
+        assert_eq!(cluster.groups[place].store_stats().items(), 0);
+    }
+}
+
+/// Rules W3 and W4.
+#[tokio::test(start_paused = true)]
+async fn a_load_that_a_change_of_owner_overtakes_is_answered_and_not_kept() {
+    let cluster = Cluster::new(3);
+    let owner = cluster.owner("k");
+    cluster.origin.close_gate();
+    let get = cluster.spawn_get(owner, "k");
+    cluster.origin.requested(1).await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != owner).collect();
+    change(&cluster, owner, &others);
+    cluster.origin.let_through(1);
+    assert_eq!(text(&get.await.unwrap().unwrap()), "k=0");
+    assert_eq!(cluster.groups[owner].store_stats().items(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_comes_back_does_not_bring_old_values_back() {
+    let cluster = Cluster::new(2);
+    let owner = cluster.owner("k");
+    cluster.get(owner, "k").await.unwrap();
+    change(&cluster, owner, &[1 - owner]);
+    assert_eq!(cluster.groups[owner].store_stats().main.evictions.moved, 1);
+    cluster.origin.change("k");
+    change(&cluster, owner, &[0, 1]);
+    assert_eq!(text(&cluster.get(owner, "k").await.unwrap()), "k=1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_with_its_owner_stays() {
+    let cluster = Cluster::new(2);
+    let keys: Vec<String> = (0..200).map(|n| format!("k{n}")).filter(|key| cluster.owner(key) == 0).collect();
+    for key in &keys {
+        cluster.get(0, key).await.unwrap();
+    }
+    let mut more = names(3);
+    more.sort();
+    let before = cluster.nodes[0].view();
+    cluster.nodes[0].change_view(members(&more)).unwrap();
+    let after = cluster.nodes[0].view();
+    let kept = keys.iter().filter(|key| after.is_mine(slot(key), key.as_bytes())).count();
+    assert!(keys.iter().all(|key| before.is_mine(slot(key), key.as_bytes())));
+    assert!((1..keys.len()).contains(&kept));
+    assert_eq!(cluster.groups[0].store_stats().main.items, kept as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_change_under_load_leave_every_answer_right() {
+    let cluster = Cluster::with(4, &GroupConfig::default(), FakeOrigin::new(8));
+    let mut gets = JoinSet::new();
+    for caller in 0..400_usize {
+        let group = cluster.groups[caller % 4].clone();
+        gets.spawn(async move {
+            for n in 0..20 {
+                let key = format!("k{}", (caller * 7 + n) % 50);
+                match group.get(&key, TIMEOUT).await {
+                    Ok(answer) => assert_eq!(text(&answer), format!("{key}=0")),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::OwnerUnreachable, "{error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for round in 0..20_usize {
+        for place in 0..4 {
+            let listed: Vec<usize> = (0..4).filter(|other| (round + place) % 5 != *other).collect();
+            change(&cluster, place, &listed);
+            quiet().await;
+        }
+    }
+    gets.join_all().await;
+    assert!(cluster.origin.under_way_max() <= 8, "four nodes, two loads of a key each at most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_members_that_take_keys_says_so() {
+    let cluster = Cluster::new(1);
+    cluster.nodes[0].change_view(larder_core::Members::default()).unwrap();
+    let error = cluster.get(0, "k").await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::OwnerUnreachable, true));
+}

@@ -1,0 +1,157 @@
+//! [`Group`]: what a program asks for values.
+
+use std::{sync::Arc, time::Duration};
+
+use bytesize::ByteSize;
+use larder_core::{Answer, Error, GroupConfig, Loader, Value, group::TIMEOUT_DEFAULT, peer::Condition, store::Policy};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::typed::TypedGroup;
+
+/// Keys with one origin and one set of rules, spread over all nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct Group(larder_core::Group);
+
+impl Group {
+    /// The value of `key`; `None` if there is none. Waits for 10 s at most; [`lookup`](Self::lookup) takes a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] can be asked what went wrong, and whether to try again.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
+        Ok(self.lookup(key, TIMEOUT_DEFAULT).await?.value)
+    }
+
+    /// The value of `key` with what is known of it: version, age, ttl left, and how it was come by. Waits for `timeout` at
+    /// most.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn lookup(&self, key: impl AsRef<[u8]>, timeout: Duration) -> Result<Answer, Error> {
+        self.0.get(key, timeout).await
+    }
+
+    /// The values of several keys, each in its place, fetched together.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than 1,000 keys; else each key has its own result.
+    pub async fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Result<Option<Value>, Error>>, Error> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let answers = self.0.get_many(&keys, TIMEOUT_DEFAULT).await?;
+        Ok(answers.into_iter().map(|answer| answer.map(|answer| answer.value)).collect())
+    }
+
+    /// Puts a value into a group without an origin. When this returns, every node answers with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly) if the group has an origin; see [`Error`].
+    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Value>) -> Result<(), Error> {
+        self.0.put(key, value.into(), None, Condition::Always, TIMEOUT_DEFAULT).await.map(drop)
+    }
+
+    /// Drops what is cached for `key`: it is loaded anew when it is next asked for. In a group without an origin it is gone.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn invalidate(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.0.delete(key, Condition::Always, TIMEOUT_DEFAULT).await.map(drop)
+    }
+
+    /// The same group for values of a type of one's own, as JSON. The loader of a typed group is made by
+    /// [`typed_loader_fn`](crate::typed_loader_fn).
+    #[must_use]
+    pub fn typed<T: Serialize + DeserializeOwned>(&self) -> TypedGroup<T> {
+        TypedGroup::new(self.clone())
+    }
+
+    /// The group's inside: counters, settings, and gets with all there is to say.
+    #[must_use]
+    pub fn core(&self) -> &larder_core::Group {
+        &self.0
+    }
+}
+
+/// Settings of a group that is about to be opened. What isn't set is as in [`GroupConfig::default`].
+#[must_use = "a group does nothing until it is opened"]
+pub struct GroupBuilder<'a> {
+    node: &'a larder_core::Node,
+    name: String,
+    config: GroupConfig,
+    loader: Option<Arc<dyn Loader>>,
+}
+
+impl<'a> GroupBuilder<'a> {
+    pub(crate) fn new(node: &'a larder_core::Node, name: String, loader: Option<Arc<dyn Loader>>) -> Self {
+        Self { node, name, config: GroupConfig::default(), loader }
+    }
+
+    /// Bytes for keys, values and bookkeeping.
+    pub fn capacity(mut self, capacity: ByteSize) -> Self {
+        self.config.capacity_bytes = capacity.as_u64();
+        self
+    }
+
+    /// Which entry goes when there is no room.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.config.policy = policy;
+        self
+    }
+
+    /// How long a value is fresh, from the start of its load. Not set: until it is evicted or invalidated.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.ttl = Some(ttl);
+        self
+    }
+
+    /// How long "not found" is remembered; zero: never.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.config.negative_ttl = ttl;
+        self
+    }
+
+    /// For how long past its ttl a value is served while it is loaded anew behind (RFC 5861).
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.config.stale_while_revalidate = window;
+        self
+    }
+
+    /// For how long past its ttl a value is served when its load fails (RFC 5861).
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.config.stale_if_error = window;
+        self
+    }
+
+    /// How long a load may take.
+    pub fn hard_timeout(mut self, timeout: Duration) -> Self {
+        self.config.hard_timeout = timeout;
+        self
+    }
+
+    /// How many loads may be under way at once at this node.
+    pub fn origin_concurrency(mut self, loads: usize) -> Self {
+        self.config.origin_concurrency = loads;
+        self
+    }
+
+    /// All settings at once.
+    pub fn config(mut self, config: GroupConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Opens the group.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name can't be one or is taken, or a setting is impossible.
+    pub fn open(self) -> Result<Group, Error> {
+        self.node.open_group(&self.name, self.config, self.loader).map(Group)
+    }
+}

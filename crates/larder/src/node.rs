@@ -1,0 +1,177 @@
+//! [`Node`] and its [builder](NodeBuilder): the core's node with the machine's clocks, a membership that it follows, and
+//! the tasks that it needs.
+
+use std::{sync::Arc, time::Duration};
+
+use larder_core::{Clock, Error, Loader, Member, Members, Membership, NodeConfig, Ring, Transport, View};
+use larder_peer::http::HttpTransport;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{GroupBuilder, SystemClock};
+
+/// How often expired entries are looked for, so that their bytes come back without a get.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// How many entries of a group one sweep looks at: some tens of microseconds of work.
+const SWEEP_ENTRIES_MAX: usize = 4096;
+
+/// A member of the cluster, or a cache of one. Everything it owns ends with it; two of them in one process have nothing in
+/// common.
+///
+/// ```
+/// use larder::{Key, Node, loader_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), larder::Error> {
+/// let node = Node::builder().name("a").start().await?;
+/// let loader = loader_fn(|key: Key| async move { Ok::<_, std::io::Error>(Some(key.to_bytes())) });
+/// let echoes = node.group("echoes", loader).open()?;
+/// assert_eq!(echoes.get("hello").await?.as_deref(), Some(&b"hello"[..]));
+/// # Ok(()) }
+/// ```
+pub struct Node {
+    core: larder_core::Node,
+    /// Ended when the node is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl Node {
+    /// Settings of a node that is about to be started.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// A group of keys that `loader` loads, to be set up and opened.
+    pub fn group(&self, name: impl Into<String>, loader: impl Loader) -> GroupBuilder<'_> {
+        GroupBuilder::new(&self.core, name.into(), Some(Arc::new(loader)))
+    }
+
+    /// A group without an origin, which holds what is put into it.
+    pub fn plain_group(&self, name: impl Into<String>) -> GroupBuilder<'_> {
+        GroupBuilder::new(&self.core, name.into(), None)
+    }
+
+    /// The members as this node sees them, and what each owns.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.core.view()
+    }
+
+    /// The node's inside, as servers of its protocols need it.
+    #[must_use]
+    pub fn core(&self) -> &larder_core::Node {
+        &self.core
+    }
+}
+
+/// Settings of a node that is about to be started. Nothing needs to be set: the default is a cluster of one.
+#[must_use = "a node does nothing until it is started"]
+pub struct NodeBuilder {
+    name: Arc<str>,
+    membership: Option<Arc<dyn Membership>>,
+    ring: Ring,
+    transport: Option<Arc<dyn Transport>>,
+    clock: Arc<dyn Clock>,
+    seed: Option<u64>,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self {
+            name: Arc::from("larder"),
+            membership: None,
+            ring: Ring::default(),
+            transport: None,
+            clock: Arc::new(SystemClock),
+            seed: None,
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// The node's name; in a cluster, its name among the members.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Who is in the cluster. Not set: this node alone.
+    pub fn membership(mut self, membership: impl Membership) -> Self {
+        self.membership = Some(Arc::new(membership));
+        self
+    }
+
+    /// How keys are placed; the same on every node.
+    pub fn ring(mut self, ring: Ring) -> Self {
+        self.ring = ring;
+        self
+    }
+
+    /// How other members are reached. Not set: over HTTP.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// The clocks. Not set: the machine's.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The start of everything that chance decides, for runs that are to be repeated. Not set: the machine's chance.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts the node: it follows its membership from now on and answers what it is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if a member's address can't be one.
+    // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
+    #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
+    pub async fn start(self) -> Result<Node, Error> {
+        let Self { name, membership, ring, transport, clock, seed } = self;
+        let mut members = match membership {
+            Some(membership) => membership.members(),
+            None => alone(&name)?,
+        };
+        let mut chance = fastrand::Rng::with_seed(seed.unwrap_or_else(machine_chance));
+        let config = NodeConfig {
+            name,
+            ring,
+            incarnation: chance.u32(..),
+            seed: chance.u64(..),
+            clock,
+            transport: transport.unwrap_or_else(|| Arc::new(HttpTransport::new())),
+        };
+        let core = larder_core::Node::new(config, members.borrow_and_update().clone())?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(core.clone().follow(members));
+        tasks.spawn(sweep(core.clone()));
+        Ok(Node { core, _tasks: tasks })
+    }
+}
+
+/// A list of this node only, which never changes.
+fn alone(name: &Arc<str>) -> Result<watch::Receiver<Members>, Error> {
+    let members = Members::new([Member::new(name.clone(), "")])?;
+    Ok(watch::Sender::new(members).subscribe())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where a node's chance begins")]
+fn machine_chance() -> u64 {
+    fastrand::u64(..)
+}
+
+async fn sweep(node: larder_core::Node) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for group in node.groups() {
+            group.sweep(SWEEP_ENTRIES_MAX);
+        }
+    }
+}
