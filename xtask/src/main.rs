@@ -28,7 +28,7 @@ cargo xtask COMMAND
   test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
-  bench    group: a hit in process beside the bare store
+  bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   compare  store|memory|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["quick"] => quick(),
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
-        ["bench", name @ "group"] => Steps::new().step("bench", || bench(name)).sum_up(),
+        ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
+        ["bench", "http"] => {
+            Steps::new().step("bench", || needs::WRK.require().and_then(|()| bench("larder-server", "http"))).sum_up()
+        }
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
         ["compare", arguments @ ..] => compare::compare(arguments),
         ["sanitize"] => Steps::new().step("sanitize", compare::sanitize).sum_up(),
@@ -86,7 +89,7 @@ fn quick() -> ExitCode {
         .step("format", check_format)
         .step("tidy", check_tidy)
         .step("clippy", check_clippy)
-        .step("unit tests", || run_tests(&["--lib", "--bins"], &needs::Without::default()))
+        .step("unit tests", || run_tests(&["--lib", "--bins"], &needs::Without::asked_for()))
         .sum_up()
 }
 
@@ -126,8 +129,8 @@ fn write_docs() -> Outcome {
     run(cargo(["test", "--workspace", "--all-features", "--locked", "docs"]).env("UPDATE_DOCS", "1"))
 }
 
-fn bench(name: &str) -> Outcome {
-    run(&mut cargo(["bench", "--package", "larder", "--locked", "--bench", name]))
+fn bench(package: &str, name: &str) -> Outcome {
+    run(&mut cargo(["bench", "--package", package, "--locked", "--bench", name]))
 }
 
 fn check_readme() -> Outcome {

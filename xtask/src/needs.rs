@@ -17,20 +17,43 @@ pub(crate) const WITHOUT: &str = "LARDER_WITHOUT";
 /// Set to `true` by every usual CI.
 const CI: &str = "CI";
 
-struct Need {
+pub(crate) struct Need {
     name: &'static str,
     /// A line of shell that succeeds if it is there.
     probe: &'static str,
     debian: &'static [&'static str],
-    tests: &'static str,
+    used_by: &'static str,
 }
 
+/// What benchmarks need.
+pub(crate) const WRK: Need =
+    Need { name: "wrk", probe: "command -v wrk", debian: &["wrk"], used_by: "benchmarks over HTTP" };
+
+/// What tests need.
 const NEEDS: &[Need] = &[Need {
     name: "go",
     probe: "go version && test -d /usr/share/gocode/src/github.com/golang/groupcache",
     debian: &["golang-go", "golang-github-golang-groupcache-dev"],
-    tests: "the tests beside real golang/groupcache peers",
+    used_by: "the tests beside real golang/groupcache peers",
 }];
+
+impl Need {
+    fn is_there(&self) -> bool {
+        succeeds(self.probe)
+    }
+
+    /// Installs it if it is missing.
+    pub(crate) fn require(&self) -> Outcome {
+        if !self.is_there() && may_install() {
+            install(&[self])?;
+        }
+        if self.is_there() {
+            return Ok(());
+        }
+        let Self { name, debian, used_by, .. } = self;
+        Err(format!("{name} is missing, for {used_by}: install it (Debian: {}).", debian.join(" ")).into())
+    }
+}
 
 /// Names of what tests have to do without.
 #[derive(Default, Debug, PartialEq)]
@@ -41,7 +64,8 @@ impl Without {
         Self(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    fn asked_for() -> Self {
+    /// What the caller of `cargo xtask` set.
+    pub(crate) fn asked_for() -> Self {
         Self::parse(&env::var(WITHOUT).unwrap_or_default())
     }
 }
@@ -72,7 +96,7 @@ pub(crate) fn provide(without: &mut Without) -> Outcome {
 }
 
 fn missing(without: &Without) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !without.0.contains(need.name) && !succeeds(need.probe)).collect()
+    NEEDS.iter().filter(|need| !without.0.contains(need.name) && !need.is_there()).collect()
 }
 
 fn may_install() -> bool {
@@ -97,7 +121,7 @@ fn verdict(without: &Without, decides: bool) -> Outcome {
     let left_out: Vec<String> = NEEDS
         .iter()
         .filter(|need| without.0.contains(need.name))
-        .map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.tests, need.debian.join(" ")))
+        .map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.used_by, need.debian.join(" ")))
         .collect();
     if decides && !left_out.is_empty() {
         return Err(format!("Under {CI}=true no test may be left out. {}", left_out.join(" ")).into());
