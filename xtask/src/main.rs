@@ -3,7 +3,6 @@
 //! `main` knows which steps each command takes; what a step does is in the module named for it. Nothing here is part
 //! of the product, and nothing of the product is linked here, so that `cargo xtask` starts at once.
 
-
 mod command;
 mod compare;
 mod dependencies;

@@ -4,7 +4,7 @@ use super::Complaint;
 use crate::workspace::Workspace;
 
 /// Marks of work put off, written so that they are not found here.
-const MARKS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+const MARKS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("// XX", "X"), concat!("# XX", "X")];
 
 /// Folders that exist on one machine only, written so that they are not found here.
 const MACHINE_FOLDERS: &[&str] =
@@ -50,7 +50,10 @@ mod tests {
     fn a_mark_of_unfinished_work_is_found_in_any_file() {
         let text = format!("fine\n# {}: later\n", MARKS[0]);
         assert_eq!(places(&no_marks_of_unfinished_work(&with_file("Cargo.toml", &text))), ["Cargo.toml:2"]);
-        let text = format!("{}S are no {}_mark\n", MARKS[0], MARKS[2]);
+        let text = format!("fn f() {{}} {} later\n", MARKS[2]);
+        assert_eq!(places(&no_marks_of_unfinished_work(&with_file("src/a.rs", &text))), ["src/a.rs:1"]);
+        // Three of that letter are the ISO code for no currency, for one.
+        let text = format!("{}S are no {}_mark, nor is {}\n", MARKS[0], MARKS[1], &MARKS[2][3..]);
         assert!(no_marks_of_unfinished_work(&with_file("README.md", &text)).is_empty());
     }
 
