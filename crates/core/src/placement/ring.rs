@@ -99,6 +99,15 @@ mod tests {
     }
 
     #[test]
+    fn each_peer_has_the_points_0_to_49() {
+        let ring = GroupcacheRing::new(&URLS);
+        // A key that is a point's text falls on that point.
+        let is_own = |i: u16| (0..3).all(|peer| ring.owner(format!("{i}{}", URLS[peer]).as_bytes()) == Some(peer));
+        assert!((0..50).all(is_own));
+        assert!(!is_own(50));
+    }
+
+    #[test]
     fn the_stand_in_is_the_owner_in_the_ring_without_the_owner() {
         let ring = GroupcacheRing::new(&URLS);
         for key in 0..2_000 {

@@ -283,6 +283,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn between_equal_costs_the_name_decides() {
+        // So unlike are these weights that costs are coarse, and two of them are equal.
+        let slot = Slot::new(11_378).unwrap();
+        let (one, other) = (Bidder::new("n61", u32::MAX, 1), Bidder::new("n94", u32::MAX, 1));
+        assert_eq!(one.cost(slot), other.cost(slot));
+        let members = [("n61", u32::MAX), ("n94", u32::MAX), ("small", 1)];
+        assert_eq!(SlotTable::new(&members).owner(slot), Some(0));
+        assert_eq!(SlotTable::new(&[members[2], members[1], members[0]]).owner(slot), Some(2));
+    }
+
     /// Nodes of all versions must agree: a change that fails here splits every running cluster while it is upgraded. The
     /// digests come from another implementation, which sorts all pairs.
     #[test]
