@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod fake_peer;
 pub mod loader;
+pub mod membership;
 pub mod needs;
 pub mod origin;
 pub mod peer;
