@@ -313,3 +313,24 @@ async fn a_node_that_takes_no_writes_says_so() {
     let proxy = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>";
     broke_off(&link(&always(proxy, true).await).write(write("k", WriteOp::Delete)).await);
 }
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_not_asked_for_again() {
+    let (told, mut heads) = mpsc::unbounded_channel();
+    let address = program(move |mut stream, _| {
+        let told = told.clone();
+        async move {
+            for answer in
+                [&b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x0a\x01v"[..], b"SSH-2.0-OpenSSH_9.2\r\n\r\n"]
+            {
+                told.send(head(&mut stream).await.unwrap()).unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let link = link(&address);
+    assert_eq!(link.get(question("k")).await.unwrap(), found("v"));
+    broke_off(&link.get(question("k")).await);
+    assert!(heads.try_recv().is_ok() && heads.try_recv().is_ok() && heads.try_recv().is_err());
+}
