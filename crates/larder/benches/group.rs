@@ -4,7 +4,7 @@
 //! beforehand; rounds take turns. The bare look-up is handed its `now`; the group reads the clock, checks the owner and
 //! counts.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
 
 use std::{convert::Infallible, hint::black_box, time::Instant};
 

@@ -4,7 +4,7 @@
 //! `cargo xtask bench http`. `wrk` asks both by turns, with one thread and 64 connections, each on a process of its own kind:
 //! the daemon as `larder serve` starts it, the handler in this process, both with a thread a core.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
 
 use std::{
     io::{Read, Write},

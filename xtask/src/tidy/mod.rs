@@ -1,7 +1,7 @@
 //! What neither the compiler nor clippy can see: layering, leftovers, sizes, links.
 //!
 //! A rule is a function from the project to its complaints; [`RULES`] names them all. What clippy can see stays with
-//! clippy, in the lints table of the root manifest: unwrap and expect, dbg!, todo!, printing, `allow` without a reason.
+//! clippy, in the lints table of the root manifest: unwrap and expect, dbg!, todo!, `allow` without a reason.
 
 mod documents;
 mod layering;
@@ -38,6 +38,7 @@ const RULES: &[fn(&Workspace) -> Vec<Complaint>] = &[
     leftovers::no_marks_of_unfinished_work,
     leftovers::no_paths_of_one_machine,
     rust::modules_open_with_what_they_are,
+    rust::libraries_print_nothing,
     sizes::no_file_outgrows_its_limit,
     documents::links_lead_somewhere,
 ];

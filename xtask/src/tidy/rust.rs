@@ -8,6 +8,25 @@ pub(super) fn modules_open_with_what_they_are(workspace: &Workspace) -> Vec<Comp
     silent.map(|file| Complaint::new(&file.path, "must open with `//!`: what it is and why")).collect()
 }
 
+/// Folders whose code may print: it is no library's, or a test's.
+const MAY_PRINT: &[&str] = &["crates/bench/compare/", "crates/core/src/testing/", "crates/server/", "xtask/"];
+
+/// Clippy could tell too, but then every example would have to say that it prints.
+pub(super) fn libraries_print_nothing(workspace: &Workspace) -> Vec<Complaint> {
+    let may_print = |path: &str| MAY_PRINT.iter().any(|folder| path.starts_with(folder));
+    let mut complaints = Vec::new();
+    for file in workspace.files.iter().filter(|file| file.is_rust_source() && !may_print(&file.path)) {
+        let code = code(&file.text);
+        for pair in tokens(&code).windows(2) {
+            if let [(line, name @ ("print" | "println" | "eprint" | "eprintln")), (_, "!")] = pair {
+                let what = format!("{name}! in a library: use tracing, or give the text back");
+                complaints.push(Complaint::on_line(&file.path, *line, what));
+            }
+        }
+    }
+    complaints
+}
+
 /// Every path that code names, with its line, with the groups of `use` spelt out: `use a::{b, c::d}` is `a::b` and
 /// `a::c::d`. A leading `::` is left away. Names without `::` are paths too.
 pub(super) fn paths(text: &str) -> Vec<(usize, String)> {
@@ -174,6 +193,17 @@ mod tests {
         assert_eq!(places(&modules_open_with_what_they_are(&silent)), ["crates/core/src/key.rs"]);
         assert!(modules_open_with_what_they_are(&with_file("crates/core/src/key.rs", "//! Keys.\n")).is_empty());
         assert!(modules_open_with_what_they_are(&with_file("crates/core/tests/key.rs", "fn f() {}\n")).is_empty());
+    }
+
+    #[test]
+    fn a_library_that_prints_is_refused_and_a_program_is_not() {
+        let complaints = |path| {
+            let text = "/// println!(\"x\")\nfn f() {\n    println!(\"print!\");\n}\n";
+            places(&libraries_print_nothing(&with_file(path, text))).join(" ")
+        };
+        assert_eq!(complaints("crates/core/src/key.rs"), "crates/core/src/key.rs:3");
+        assert_eq!(complaints("crates/server/src/cli.rs"), "");
+        assert_eq!(complaints("crates/larder/examples/embed.rs"), "");
     }
 
     #[test]
