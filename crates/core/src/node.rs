@@ -252,7 +252,12 @@ impl PeerService for Serving {
     }
 }
 
-fn check_group_name(name: &str) -> Result<(), Error> {
+/// Says whether `name` could be a group's: `[a-z0-9][a-z0-9_-]{0,63}`.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] if it could not.
+pub fn check_group_name(name: &str) -> Result<(), Error> {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let fits = matches!(name.as_bytes(), [first, rest @ ..]
         if word(*first) && rest.len() < 64 && rest.iter().all(|byte| word(*byte) || matches!(byte, b'_' | b'-')));

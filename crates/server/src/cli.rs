@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, builder::TypedValueParser};
 use larder_core::Key;
 
 use crate::{
-    commands::{self, Failure, NodeUrl},
-    config::{Config, Mistakes, Override, is_group_name},
+    commands::{self, NodeUrl},
+    config::{Config, Mistakes, Override},
     logging::LogFormat,
 };
 
@@ -206,12 +206,8 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-fn group(text: &str) -> Result<String, String> {
-    if is_group_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("a group's name has 1 to 64 lower-case letters, digits, \"_\" and \"-\"".to_owned())
-    }
+fn group(text: &str) -> Result<String, larder_core::Error> {
+    larder_core::check_group_name(text).map(|()| text.to_owned())
 }
 
 /// A key is bytes, and so is an argument.
@@ -226,31 +222,23 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A command's mistakes in a configuration, each with the file's name where it stands in the file.
-impl Failure {
-    /// The end of a command whose configuration has `mistakes`.
-    #[must_use]
-    pub fn mistakes(config: Option<&std::path::Path>, mistakes: &Mistakes) -> Self {
-        use crate::config::Place;
-
-        let told: Vec<String> = mistakes
-            .iter()
-            .map(|mistake| match (mistake.place, config) {
-                (Place::Flag(_), _) | (_, None) => mistake.to_string(),
-                (Place::Line(_), Some(path)) => format!("{}, {mistake}", path.display()),
-                (Place::Unwritten, Some(path)) => format!("{}: {mistake}", path.display()),
-            })
-            .collect();
-        let told = told.join("\n");
-        if mistakes.are_all_in_flags() { Self::usage(told) } else { Self::failed(told) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
+    use crate::config::OriginConfig;
+
     use super::*;
+
+    #[test]
+    fn set_counts_more_than_the_other_flags_and_they_more_than_nothing() {
+        let line = "larder serve --listen 127.0.0.1:1 --peer [::1]:2 --admin localhost:3 --origin ./users --set node.listen=127.0.0.1:4";
+        let Command::Serve(args) = Cli::parse_from(line.split(' ')).command else { panic!("not serve") };
+        let config = args.load().unwrap();
+        let node = &config.node;
+        assert_eq!([node.listen, node.peer, node.admin].map(|address| address.port()), [4, 2, 3]);
+        assert!(matches!(config.groups["default"].origin, OriginConfig::Directory(_)));
+    }
 
     #[test]
     fn the_definitions_of_the_command_line_agree() {

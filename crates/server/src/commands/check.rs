@@ -10,7 +10,7 @@ use crate::{cli::CheckArgs, config::Config};
 /// If there are mistakes, or the file can't be read.
 pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     let path = args.config.as_path();
-    let config = Config::load(Some(path), &args.set).map_err(|mistakes| Failure::mistakes(Some(path), &mistakes))?;
+    let config = Config::load(Some(path), &args.set).map_err(|mistakes| Failure::mistaken(Some(path), &mistakes))?;
     let groups: Vec<&str> = config.groups.keys().map(String::as_str).collect();
     let (path, groups) = (path.display(), groups.join(", "));
     print(format!("{path} is right; its groups: {groups}\n").as_bytes())

@@ -68,12 +68,21 @@ struct Problem {
 
 /// The path of a key's value.
 pub(super) fn key_path(group: &str, key: &Key) -> String {
-    format!("/v1/groups/{group}/keys/{}", percent_encode(key.as_bytes(), RESERVED))
+    format!("/v1/groups/{group}/keys/{}", encode(key))
 }
 
 /// The path of a key's owner.
 pub(super) fn owner_path(group: &str, key: &Key) -> String {
-    format!("/v1/cluster/owner/{group}/{}", percent_encode(key.as_bytes(), RESERVED))
+    format!("/v1/cluster/owner/{group}/{}", encode(key))
+}
+
+fn encode(key: &Key) -> String {
+    match key.as_bytes() {
+        // These name other paths to many a proxy (RFC 3986, section 5.2.4).
+        b"." => "%2E".to_owned(),
+        b".." => "%2E%2E".to_owned(),
+        bytes => percent_encode(bytes, RESERVED).to_string(),
+    }
 }
 
 /// Asks a node, and waits for its answer to begin.

@@ -1,6 +1,8 @@
 //! What each command does, one a file, and how it may end.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io, path::Path, process::ExitCode};
+
+use crate::config::{Mistake, Mistakes, Place};
 
 pub mod check;
 mod client;
@@ -58,6 +60,18 @@ impl Failure {
     /// It was asked for something that can't be.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// Its configuration has `mistakes`: wrong usage if all of them are in flags.
+    #[must_use]
+    pub fn mistaken(config: Option<&Path>, mistakes: &Mistakes) -> Self {
+        let tell = |mistake: &Mistake| match (config, mistake.place) {
+            (Some(path), Place::Line(_)) => format!("{}, {mistake}", path.display()),
+            (Some(path), Place::Unwritten) => format!("{}: {mistake}", path.display()),
+            _ => mistake.to_string(),
+        };
+        let told: Vec<String> = mistakes.iter().map(tell).collect();
+        Self::new(if mistakes.are_all_in_flags() { Exit::Usage } else { Exit::Failed }, told.join("\n"))
     }
 
     /// The exit code.

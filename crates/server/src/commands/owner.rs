@@ -12,10 +12,10 @@ use crate::cli::OwnerArgs;
 /// A key's place, as the node tells it.
 #[derive(Deserialize)]
 struct Place {
-    #[serde(default)]
-    slot: Option<u16>,
-    owner: String,
-    #[serde(default)]
+    slot: u16,
+    /// None while no member takes keys.
+    owner: Option<String>,
+    /// None where a node is alone.
     stand_in: Option<String>,
 }
 
@@ -32,7 +32,7 @@ pub fn run(args: &OwnerArgs) -> Result<(), Failure> {
     }
     let place: Place = serde_json::from_value(answer)
         .map_err(|error| Failure::failed(format!("the node's answer can't be understood: {error}")))?;
-    let slot = place.slot.map_or("-".to_owned(), |slot| slot.to_string());
-    let stand_in = place.stand_in.as_deref().unwrap_or("-");
-    print(format!("owner     {}\nstand-in  {stand_in}\nslot      {slot}\n", place.owner).as_bytes())
+    let name = |member: Option<String>| member.unwrap_or_else(|| "-".to_owned());
+    let (owner, stand_in, slot) = (name(place.owner), name(place.stand_in), place.slot);
+    print(format!("owner     {owner}\nstand-in  {stand_in}\nslot      {slot}\n").as_bytes())
 }

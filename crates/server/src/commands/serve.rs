@@ -9,7 +9,7 @@ use crate::{cli::ServeArgs, logging};
 ///
 /// If its configuration has mistakes, or it can't start.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let config = args.load().map_err(|mistakes| Failure::mistakes(args.config.as_deref(), &mistakes))?;
+    let config = args.load().map_err(|mistakes| Failure::mistaken(args.config.as_deref(), &mistakes))?;
     logging::start(&args.log.level, args.log.format)?;
     tracing::info!(listen = %config.node.listen, groups = config.groups.len(), "the configuration is right");
     Err(Failure::failed("a node can't be started: nothing is assembled yet"))

@@ -198,6 +198,16 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Makes it an element of the array that was written as the text of `whole`.
+    pub(super) fn came_with(&mut self, whole: &Self) {
+        self.settle(whole.place);
+        if let (Value::Text(text), Value::Fetched { source, .. }) = (&self.value, &whole.value) {
+            self.value = Value::Fetched { text: text.clone(), source: source.clone() };
+        }
+    }
+}
+
 fn convert_table(table: &DeTable<'_>, place: &dyn Fn(Range<usize>) -> Place, depth: usize) -> Value {
     let convert_entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let key: &Spanned<std::borrow::Cow<'_, str>> = key;

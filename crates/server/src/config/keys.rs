@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
+
 use super::{
     kind::{
         Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
@@ -15,13 +17,9 @@ use super::{
     shapes::{self, MemberConfig, MemberEntry},
 };
 
-/// The most groups: each has its own store, counters and limits.
-pub const GROUPS_MAX: usize = 1024;
-
 const HOUR: Duration = Duration::from_secs(3600);
 /// As durations are written: `"1y"` is 365.25 days.
 const YEAR: Duration = Duration::from_secs(31_557_600);
-const MIB: u64 = 1 << 20;
 
 /// A window or a time-out that may be switched off with `"0s"`.
 const fn up_to(max: Duration) -> Span {
@@ -99,15 +97,6 @@ pub enum Discovery {
     Static,
 }
 
-/// Which node owns which keys.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ring {
-    /// Larder's own placement: 16,384 slots, evenly shared.
-    Slots,
-    /// golang/groupcache's hash ring, for a cluster with Go peers.
-    Groupcache,
-}
-
 section! {
     /// Who else is in the cluster, and who owns what.
     pub struct ClusterConfig {
@@ -122,7 +111,7 @@ section! {
         ]), Default("none");
         /// Every member, this node too: its own entry is the one with its name. The address is the other's `listen`
         /// where `transport` is `"http"`, else its `peer`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
-        members: Vec<MemberConfig> = List { of: MemberEntry, len_max: larder_core::membership::MEMBERS_MAX }, Default("[]");
+        members: Vec<MemberConfig> = List { of: MemberEntry, len_max: MEMBERS_MAX }, Default("[]");
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
     }
@@ -175,19 +164,12 @@ section! {
     later {}
 }
 
-/// What is evicted first when a group is full.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// What was not used for the longest time.
-    Lru,
-}
-
 section! {
     /// A group of keys with an origin and limits of its own. Its name begins with a lower-case letter or a digit; lower-case letters,
     /// digits, `_` and `-` may follow, 64 in all.
     pub struct GroupConfig {
         /// How many bytes of keys, values and bookkeeping a node keeps of this group, its own and hot copies together.
-        capacity: u64 = Size { min: 1024, max: 1 << 44 }, Default("256MiB");
+        capacity: u64 = Size { min: 1024_u64, max: 1 << 44 }, Default("256MiB");
         /// What is evicted first when the group is full.
         policy: Policy = Choice(&[Later("s3-fifo"), Works("lru", Policy::Lru)]), Default("lru");
         /// How long a value is fresh, counted from when its load began.
@@ -207,11 +189,11 @@ section! {
         /// How long the origin may take.
         hard_timeout: Duration = from_1ms_to(HOUR), Default("10s");
         /// How long another node may keep a copy of a hot key; `"0s"` is never.
-        hot_lease: Duration = up_to(Duration::from_secs(60)), Default("1s");
+        hot_lease: Duration = up_to(HOT_LEASE_MAX), Default("1s");
         /// `Cache-Control: max-age` for HTTP clients; `"0s"` is `no-cache`.
         downstream_max_age: Duration = up_to(YEAR), Default("0s");
         /// The longest value.
-        max_value: u64 = Size { min: 1, max: 1024 * MIB }, Default("8MiB");
+        max_value: usize = Size { min: 1_usize, max: 1 << 30 }, Default("8MiB");
         /// How many loads may be under way at once, on each node.
         origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64");
         /// The same for the whole cluster, divided among its nodes; 0 is no such limit.
@@ -228,5 +210,38 @@ section! {
         write_delay;
         /// A cluster lock around each load.
         load_lock: "off", ["on", "strict"];
+    }
+}
+
+impl GroupConfig {
+    /// The settings as the core takes them; those that are not in it are the daemon's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_server::config::Config;
+    ///
+    /// let config = Config::parse("[groups.users]\nmax_value = '1KiB'", &[])?;
+    /// assert_eq!(config.groups["users"].settings().value_len_max, 1024);
+    /// # Ok::<(), larder_server::config::Mistakes>(())
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> larder_core::GroupConfig {
+        larder_core::GroupConfig {
+            capacity_bytes: self.capacity,
+            policy: self.policy,
+            ttl: self.ttl,
+            ttl_jitter: self.ttl_jitter,
+            negative_ttl: self.negative_ttl,
+            stale_while_revalidate: self.stale_while_revalidate,
+            stale_if_error: self.stale_if_error,
+            refresh_ahead: self.refresh_ahead,
+            soft_timeout: self.soft_timeout,
+            hard_timeout: self.hard_timeout,
+            hot_lease: self.hot_lease,
+            value_len_max: self.max_value,
+            origin_concurrency: self.origin_concurrency,
+            origin_budget: self.origin_budget,
+        }
     }
 }

@@ -200,25 +200,26 @@ impl Scalar for Span {
 }
 
 /// A number of bytes within limits, written as people write it.
-pub(super) struct Size {
-    pub(super) min: u64,
-    pub(super) max: u64,
+pub(super) struct Size<T> {
+    pub(super) min: T,
+    pub(super) max: T,
 }
 
-impl Describe for Size {
+impl<T: Copy + TryInto<u64>> Describe for Size<T> {
     fn expected(&self) -> String {
-        let (min, max) = (bytesize::ByteSize(self.min), bytesize::ByteSize(self.max));
-        format!(r#"a size such as "64KiB" or "256MiB", from {min} to {max}"#)
+        let shown = |bytes: T| bytesize::ByteSize(bytes.try_into().unwrap_or(u64::MAX));
+        format!(r#"a size such as "64KiB" or "256MiB", from {} to {}"#, shown(self.min), shown(self.max))
     }
 }
 
-impl Scalar for Size {
-    type Value = u64;
+impl<T: Copy + PartialOrd + TryFrom<u64> + TryInto<u64>> Scalar for Size<T> {
+    type Value = T;
 
-    fn take(&self, value: &Value) -> Result<u64, Refusal> {
+    fn take(&self, value: &Value) -> Result<T, Refusal> {
         let Value::Text(text) = value else { return Err(Refusal::Unexpected) };
         let size: bytesize::ByteSize = text.parse().map_err(|_| Refusal::Unexpected)?;
-        if (self.min..=self.max).contains(&size.0) { Ok(size.0) } else { Err(Refusal::Unexpected) }
+        let size = T::try_from(size.0).map_err(|_| Refusal::Unexpected)?;
+        if (self.min..=self.max).contains(&size) { Ok(size) } else { Err(Refusal::Unexpected) }
     }
 }
 
@@ -351,10 +352,10 @@ impl<K: Kind> Kind for List<K> {
         };
         let mut entry = Entry { place: entry.place, value: fetched.unwrap_or_else(|| entry.value.clone()) };
         if let Value::Plain(text) | Value::Fetched { text, .. } = &entry.value
-            && let Some(array @ Value::Array(_)) = Value::typed(text)
+            && let Some(Value::Array(mut elements)) = Value::typed(text)
         {
-            entry.value = array;
-            entry.settle(entry.place);
+            elements.iter_mut().for_each(|element| element.came_with(&entry));
+            entry.value = Value::Array(elements);
         }
         let Value::Array(entries) = &entry.value else {
             mistakes.expected(entry.place, path, &self.expected(), &entry.value);

@@ -118,9 +118,8 @@ impl Mistakes {
         }
     }
 
-    pub(super) fn append(&mut self, mut others: Self) {
-        self.found.append(&mut others.found);
-        self.found.truncate(MISTAKES_MAX);
+    pub(super) fn append(&mut self, others: Self) {
+        others.found.into_iter().for_each(|mistake| self.push(mistake.place, mistake.key, mistake.message));
     }
 
     fn push(&mut self, place: Place, key: String, message: String) {

@@ -23,13 +23,11 @@ use origin::DEFAULT_GROUP;
 use section::Reader;
 
 pub use document::Override;
-pub use keys::{
-    ClusterConfig, Config, Discovery, GROUPS_MAX, GroupConfig, NodeConfig, Policy, Ring, SecurityConfig, Transport,
-};
+pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport};
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
 pub use origin::{DirectoryOriginConfig, HttpOriginConfig, OriginConfig, Secret, SqliteOriginConfig};
 pub use reference::reference;
-pub use shapes::{MemberConfig, is_group_name};
+pub use shapes::MemberConfig;
 
 /// The longest configuration: a thousand groups with every key written out fit.
 const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -42,6 +42,18 @@ pub(super) fn path_of_key(name: &str) -> Option<String> {
     })
 }
 
+/// Each key that has a default, with its table and the default in TOML, but for those of origins.
+#[cfg(test)]
+pub(super) fn defaults() -> Vec<(String, &'static str, String)> {
+    let tables = tables().into_iter().filter(|table| table.table.variant.is_none());
+    let keys = tables.flat_map(|table| table.table.keys.iter().map(move |key| (table.path.clone(), key)));
+    keys.filter_map(|(path, key)| match key.status {
+        Status::Works { shown: Shown::Default(text), .. } => Some((path, key.name, in_toml(text))),
+        _ => None,
+    })
+    .collect()
+}
+
 /// Every table of keys.
 fn tables() -> Vec<Table> {
     let mut tables = Vec::new();
@@ -100,14 +112,16 @@ impl Table {
 impl Shown {
     fn cell(self) -> String {
         match self {
-            Self::Default(text) => match Value::typed(text) {
-                Some(_) => format!("`{text}`"),
-                None => format!("`\"{text}\"`"),
-            },
+            Self::Default(text) => format!("`{}`", in_toml(text)),
             Self::Absent(meaning) => format!("absent: {}", cell(meaning)),
             Self::Required => "required".to_owned(),
         }
     }
+}
+
+/// A default as one would write it.
+fn in_toml(text: &str) -> String {
+    if Value::typed(text).is_some() { text.to_owned() } else { format!("\"{text}\"") }
 }
 
 /// The lines of a comment as one.

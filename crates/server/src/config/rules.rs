@@ -4,9 +4,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use larder_core::Ring;
+
 use super::{
     document::{Document, Value},
-    keys::{Config, Discovery, Ring, Transport},
+    keys::{Config, Discovery, Transport},
     mistake::Mistakes,
     shapes,
 };

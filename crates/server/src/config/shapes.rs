@@ -11,7 +11,7 @@ const NAME_BYTES_MAX: usize = 253;
 /// `[a-z0-9][a-z0-9_-]{0,63}`.
 pub(super) const GROUP_NAME: Text = Text {
     expected: "a group's name: a lower-case letter or a digit first, then lower-case letters, digits, \"_\" and \"-\", 64 in all",
-    fits: is_group_name,
+    fits: |text| larder_core::check_group_name(text).is_ok(),
 };
 
 pub(super) const NODE_NAME: Text =
@@ -26,15 +26,6 @@ pub(super) const SQL: Text = Text { expected: "an SQL statement in which $1 stan
 
 pub(super) const DATABASE: Text =
     Text { expected: "the path of a database file, such as \"users.db\"", fits: is_database };
-
-/// Whether `text` is a group's name.
-#[must_use]
-pub fn is_group_name(text: &str) -> bool {
-    let letter = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=64).contains(&text.len())
-        && text.as_bytes().first().is_some_and(letter)
-        && text.as_bytes().iter().all(|byte| letter(byte) || matches!(byte, b'_' | b'-'))
-}
 
 /// Discovery by DNS names members by their addresses, hence the colon and the brackets.
 fn is_node_name(text: &str) -> bool {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use larder_core::{GROUPS_MAX, Ring, membership::MEMBERS_MAX};
 use proptest::prelude::*;
 
 use super::*;
@@ -206,8 +207,8 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "line 8: cluster.members[3]: expected NAME=ADDRESS such as \"a=10.0.0.1:5274\", but found \"c\"",
         ),
         (
-            "node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = [\n'a=x:1',\n'b=x:1',\n'a=x:2',\n'c=:1',\n]",
-            "line 6: cluster.members[1]: the address \"x:1\" is that of cluster.members[0] too\nline 7: cluster.members[2]: the name \"a\" is taken by cluster.members[0]: names must be unique\nline 8: cluster.members[3]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"c=:1\"",
+            "node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = [\n'a=x:1',\n'b=x:1',\n'a=x:2',\n'c=:1',\n'd=x:0',\n]",
+            "line 6: cluster.members[1]: the address \"x:1\" is that of cluster.members[0] too\nline 7: cluster.members[2]: the name \"a\" is taken by cluster.members[0]: names must be unique\nline 8: cluster.members[3]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"c=:1\"\nline 9: cluster.members[4]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"d=x:0\"",
         ),
         (
             "[cluster]\nring = 'groupcache'",
@@ -219,6 +220,15 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         // What is not TOML.
         ("[node]\nname = a", "line 2: this is not TOML: string values must be quoted, expected literal string"),
+        ("[node]\nname = [1 2 = 3", "line 2: this is not TOML: unexpected `=` in array, expected value, `]`"),
+        (
+            "[cluster]\ndiscovery = 'static'\nmembers = [a]",
+            "line 3: this is not TOML: string values must be quoted, expected literal string",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'directory'\npath './x'",
+            "line 3: this is not TOML: key with no value, expected `=`",
+        ),
         (
             "[groups.a]\nttl = 5m\ncapacty = '1MiB'\n[groups.a]\n[groups.a.origin]\nkind = 'http'\nurl = ",
             "line 2: this is not TOML: string values must be quoted, expected literal string\nline 3: groups.a.capacty: there is no such key; did you mean groups.a.capacity?\nline 4: this is not TOML: duplicate key\nline 7: this is not TOML: string values must be quoted, expected literal string",
@@ -305,8 +315,24 @@ fn members_may_be_left_standing_while_discovery_is_off() {
 }
 
 #[test]
+fn a_key_of_later_work_may_be_set_to_what_holds_without_it() {
+    let group = "[groups.a]\nconsistency = 'eventual'\nwrite = 'none'\nload_lock = 'off'\n[cluster]\nlocks = 'cluster'";
+    assert!(Config::parse(group, &[]).is_ok());
+    assert!(Config::parse("", &set(&["groups.a.write=none"])).is_ok());
+}
+
+#[test]
+fn there_is_a_most_of_everything_that_can_be_listed() {
+    let members: String = (0..=MEMBERS_MAX).map(|index| format!("'{index}=x:1',")).collect();
+    let found = mistakes(&format!("[cluster]\ndiscovery = 'static'\nmembers = [{members}]"));
+    assert_eq!(found, "line 3: cluster.members: expected at most 4096 elements, but found 4097");
+    let groups: String = (0..=GROUPS_MAX).map(|index| format!("g{index} = {{}}\n")).collect();
+    assert_eq!(mistakes(&format!("[groups]\n{groups}")), "line 1: groups: expected at most 1024 names, but found 1025");
+}
+
+#[test]
 fn listeners_may_leave_loopback_when_told_so_and_share_port_0() {
-    let text = "[node]\nlisten = '0.0.0.0:0'\npeer = '[::1]:0'\nadmin = 'localhost:0'\n[security]\ninsecure = true";
+    let text = "[node]\nlisten = '0.0.0.0:0'\npeer = '127.0.0.1:0'\nadmin = 'localhost:0'\n[security]\ninsecure = true";
     let config = Config::parse(text, &[]).unwrap();
     assert_eq!(config.node.admin.to_string(), "127.0.0.1:0");
     assert_eq!(config.node.listen.to_string(), "0.0.0.0:0");
@@ -316,10 +342,22 @@ fn listeners_may_leave_loopback_when_told_so_and_share_port_0() {
 #[test]
 fn a_file_holds_a_value_and_the_line_break_at_its_end_is_not_part_of_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "7\r\n").unwrap();
+    fs::write(file.path(), "7\r\n").unwrap();
     let path = file.path().display();
     let config = Config::parse(&format!("node.workers = 'file:{path}'\nnode.zone = 'file:{path}'"), &[]).unwrap();
     assert_eq!((config.node.workers, config.node.zone.as_str()), (7, "7"));
+
+    for text in ["7\n", "7"] {
+        fs::write(file.path(), text).unwrap();
+        assert_eq!(Config::parse(&format!("node.zone = 'file:{path}'"), &[]).unwrap().node.zone, "7");
+    }
+    fs::write(file.path(), "['b=x:1', 'a=x:2']\n").unwrap();
+    let text = format!("node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = 'file:{path}'");
+    assert_eq!(Config::parse(&text, &[]).unwrap().cluster.members[1].address, "x:2");
+
+    fs::write(file.path(), "7".repeat(70_000)).unwrap();
+    let expected = format!("line 1: node.zone: the file {path:?} is too long: 65536 bytes is the most");
+    assert_eq!(mistakes(&format!("node.zone = 'file:{path}'")), expected);
 }
 
 #[test]
@@ -334,7 +372,7 @@ line 4: node.workers: expected the name of an environment variable after \"env:\
 #[test]
 fn what_a_file_held_is_never_repeated() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "hunter2\u{7}").unwrap();
+    fs::write(file.path(), "hunter2\u{7}").unwrap();
     let path = file.path().display();
     for key in ["node.workers", "node.zone", "node.listen", "cluster.ring", "cluster.members"] {
         let text = format!("{key} = 'file:{path}'");
@@ -343,6 +381,14 @@ fn what_a_file_held_is_never_repeated() {
     }
     let config = format!("[groups.a.origin]\nkind='http'\nurl='http://x/{{key}}'\nheaders.a = 'file:{path}'");
     assert!(!mistakes(&config).contains("hunter2"));
+
+    fs::write(file.path(), "['hunter2', 'a=x:1']").unwrap();
+    let expected = format!(
+        "line 3: cluster.members[0]: expected NAME=ADDRESS such as \"a=10.0.0.1:5274\", but found something else in file:{path}"
+    );
+    assert_eq!(mistakes(&format!("\n\ncluster.members = 'file:{path}'")), expected);
+    fs::write(file.path(), "slotz").unwrap();
+    assert!(!mistakes(&format!("cluster.ring = 'file:{path}'")).contains("slotz"));
 }
 
 #[test]
@@ -380,11 +426,33 @@ fn an_origin_in_one_word_is_that_of_the_group_default() {
 }
 
 #[test]
+fn the_defaults_are_those_of_the_core() {
+    let mut settings = Config::parse("", &[]).unwrap().groups["default"].settings();
+    let core = larder_core::GroupConfig::default();
+    // The core's default is the name of the policy to come, which is the same for now.
+    settings.policy = core.policy;
+    assert_eq!(format!("{settings:?}"), format!("{core:?}"));
+}
+
+#[test]
+fn a_default_is_what_the_reference_says() {
+    let mut text = String::new();
+    for (path, key, default) in reference::defaults() {
+        text += &format!("{}.{key} = {default}\n", path.replace("NAME", "default"));
+    }
+    assert!(text.contains("groups.default.max_value = \"8MiB\"\n"), "{text}");
+    assert_eq!(Config::parse(&text, &[]), Config::parse("", &[]));
+}
+
+#[test]
 fn a_file_that_is_no_configuration_is_a_mistake() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), b"[node]\nname = \"\xff\"").unwrap();
+    fs::write(file.path(), b"[node]\nname = \"\xff\"").unwrap();
     let found = Config::load(Some(file.path()), &[]).unwrap_err();
     assert_eq!(found.to_string(), "line 2: this is not TOML: expected UTF-8 text");
+    fs::write(file.path(), "#".repeat(FILE_BYTES_MAX as usize + 1)).unwrap();
+    let found = Config::load(Some(file.path()), &[]).unwrap_err();
+    assert_eq!(found.to_string(), "the file is too long: 4194304 bytes is the most");
     let found = Config::load(Some(&file.path().join("x")), &[]).unwrap_err();
     assert!(found.to_string().starts_with("the file can't be read: "), "{found}");
 }
@@ -396,6 +464,8 @@ fn a_text_of_nothing_but_mistakes_gives_a_bounded_list() {
     assert!(Config::parse(&"[".repeat(100_000), &[]).is_err());
     assert!(Config::parse(&format!("a = {}", "[".repeat(100_000)), &[]).is_err());
     assert!(Config::parse(&format!("a{} = 1", ".a".repeat(50_000)), &[]).is_err());
+    assert!(Config::parse(&format!("{{ a{} = ", ".a".repeat(78)).repeat(20)[2..], &[]).is_err());
+    assert!(Config::parse("", &set(&[&format!("a{}=1", ".a".repeat(50_000))])).is_err());
 }
 
 #[test]
