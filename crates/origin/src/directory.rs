@@ -106,8 +106,7 @@ impl Loader for DirectoryOrigin {
 /// Whether a file below the folder could have `key` as its path, and as its only one: `a//b` and `a/./b` would be
 /// further keys of the file `a/b`.
 fn is_file_name(key: &Key) -> bool {
-    let key = key.as_bytes();
-    !key.contains(&0) && key.split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    key.as_bytes().split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
 fn open_folder(folder: &Path) -> io::Result<Dir> {
@@ -147,7 +146,7 @@ fn open_file(folder: &Dir, key: &Key) -> io::Result<Option<(File, u64)>> {
 
 /// Whether opening failed because there is no regular file of that name inside the folder.
 fn is_nothing(error: &io::Error) -> bool {
-    // INVAL and ILSEQ: a name that the file system can't have. NXIO and NODEV: a socket, or a device without a driver.
+    // INVAL and ILSEQ: a name that no file can have, because of a NUL byte or by the file system's own rules. NXIO and NODEV: a socket, or a device without a driver.
     const NOTHING: [Errno; 9] = [
         Errno::NOENT,
         Errno::NOTDIR,

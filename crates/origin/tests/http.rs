@@ -293,8 +293,10 @@ async fn a_chunked_value_comes_whole_and_in_a_buffer_of_its_own() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_or_makes_no_sense_is_a_failure() {
     let endless_head = Answer::Repeat(b"HTTP/1.1 200 OK\r\n".into(), b"X-Filler: 0123456789abcdef0123456789abcdef\r\n");
+    let long_head = format!("200 OK\r\nX-Filler: {}", "x".repeat(200_000));
     let answers = Mutex::new(vec![
         endless_head,
+        Answer::new(&long_head, "value"),
         Answer::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".into()),
         Answer::Close(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel".into()),
         Answer::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".into()),
@@ -317,8 +319,8 @@ async fn an_answer_that_breaks_off_or_makes_no_sense_is_a_failure() {
 #[tokio::test]
 async fn one_connection_serves_loads_that_follow_each_other_whatever_the_answers() {
     let server = Server::start(|asked| match asked.target() {
-        "/v/missing" => Answer::new("404 Not Found", "x".repeat(5_000)),
-        "/v/failing" => Answer::new("500 Internal Server Error", "x".repeat(5_000)),
+        "/v/missing" => Answer::new("404 Not Found", "x".repeat(15_000)).late(),
+        "/v/failing" => Answer::new("500 Internal Server Error", "x".repeat(15_000)).late(),
         _ => Answer::new("200 OK", "x".repeat(100_000)),
     })
     .await;
@@ -330,6 +332,16 @@ async fn one_connection_serves_loads_that_follow_each_other_whatever_the_answers
     }
     assert_eq!(server.asked().len(), 15);
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_long_page_is_not_read_for_the_sake_of_its_connection() {
+    let server = Server::start(|_| Answer::new("404 Not Found", "x".repeat(1_000_000))).await;
+    let origin = origin(&server);
+    for connections in 1..=3 {
+        assert_eq!(load(&origin, "k").await.unwrap(), Loaded::nothing());
+        assert_eq!(server.connections(), connections);
+    }
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 /// Idle connections kept. Connections are never more than loads at once; this bounds what a burst of loads leaves behind.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
-/// The longest head of a response, and the most that is read from a connection at once, in bytes.
-const HEAD_LEN_MAX: usize = 64 * 1024;
+/// The most that is read from a connection at once, in bytes; the head of a response may have twice as much at most.
+const READ_LEN_MAX: usize = 64 * 1024;
 
 /// Makes a client. `ca_file` takes the place of the system's certificates.
 pub(super) fn client(is_https: bool, ca_file: Option<&Path>) -> Result<Client, ConfigError> {
@@ -45,7 +45,7 @@ pub(super) fn client(is_https: bool, ca_file: Option<&Path>) -> Result<Client, C
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIME_MAX)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        .http1_max_buf_size(HEAD_LEN_MAX)
+        .http1_max_buf_size(READ_LEN_MAX)
         .build(connector.wrap_connector(http)))
 }
 

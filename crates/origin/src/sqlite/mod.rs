@@ -58,7 +58,7 @@ impl SqliteConfig {
     /// value, in any order of rows.
     ///
     /// A key that no row has is asked for by `select`, which has the last word: a column of integers returns `42` where
-    /// `042` was asked for. So are keys that a JSON string can't hold: those that are not UTF-8, or have a NUL byte.
+    /// `042` was asked for. So are keys that are not UTF-8, which JSON can't hold.
     #[must_use]
     pub fn select_many(mut self, statement: impl Into<String>) -> Self {
         self.select_many = Some(statement.into());
@@ -249,7 +249,8 @@ fn load_batch<'requests>(
     select_many: &str,
     requests: &'requests [LoadRequest],
 ) -> rusqlite::Result<HashMap<&'requests [u8], Answer>> {
-    let asked: HashMap<_, _> = requests.iter().filter_map(|request| Some((json_text(request)?, request))).collect();
+    let text = |request: &'requests LoadRequest| str::from_utf8(request.key.as_bytes()).ok();
+    let asked: HashMap<_, _> = requests.iter().filter_map(|request| Some((text(request)?, request))).collect();
     if asked.is_empty() {
         return Ok(HashMap::new());
     }
@@ -266,11 +267,6 @@ fn load_batch<'requests>(
         }
     }
     Ok(found)
-}
-
-/// The key as a JSON string may have it. SQLite's JSON functions cut a string off at a NUL, which makes another key of it.
-fn json_text(request: &LoadRequest) -> Option<&str> {
-    str::from_utf8(request.key.as_bytes()).ok().filter(|text| !text.contains('\0'))
 }
 
 fn answer(connection: &Connection, value: ValueRef<'_>, len_max: usize) -> rusqlite::Result<Answer> {

@@ -38,6 +38,8 @@ impl Asked {
 pub(crate) enum Answer {
     /// These bytes; the connection lives on.
     Keep(Vec<u8>),
+    /// The first bytes; the second ones when the client has had time to work on them.
+    Late(Vec<u8>, Vec<u8>),
     /// These bytes, then the end of the connection.
     Close(Vec<u8>),
     /// These bytes, then the second ones until the client goes.
@@ -53,6 +55,14 @@ impl Answer {
         let mut bytes = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
         bytes.extend_from_slice(body);
         Self::Keep(bytes)
+    }
+
+    /// The same, with a body that comes some time after the head.
+    pub(crate) fn late(self) -> Self {
+        let Self::Keep(mut head) = self else { panic!("it has no body to be late") };
+        let end = head.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+        let body = head.split_off(end);
+        Self::Late(head, body)
     }
 }
 
@@ -146,6 +156,14 @@ async fn serve(
         seen.asked.lock().unwrap().push(asked.clone());
         match answer(&asked) {
             Answer::Keep(bytes) => stream.write_all(&bytes).await?,
+            Answer::Late(head, body) => {
+                stream.write_all(&head).await?;
+                // On a runtime of one thread the client runs in between.
+                for _ in 0..1_000 {
+                    tokio::task::yield_now().await;
+                }
+                stream.write_all(&body).await?;
+            }
             Answer::Close(bytes) => {
                 stream.write_all(&bytes).await?;
                 return stream.shutdown().await;
