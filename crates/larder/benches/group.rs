@@ -2,14 +2,15 @@
 //!
 //! `cargo xtask bench group`. Both hold the same keys and values and are asked for them in the same order, drawn
 //! beforehand; rounds take turns. The bare look-up is handed its `now`; the group reads the clock, checks the owner and
-//! counts.
+//! counts. In between stands the look-up that reads the clock: a processor runs bare look-ups into one another, so that
+//! they wait for memory together, and reading its clock stops that.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
 
 use std::{convert::Infallible, hint::black_box, time::Instant};
 
 use larder::{
-    ByteSize, Group, Key, Node, Value, Version,
+    ByteSize, Clock, Group, Key, Node, SystemClock, Value, Version,
     core::{
         Moment,
         placement::Slot,
@@ -37,6 +38,8 @@ fn main() {
 
     let now = Moment::from_nanos(1);
     let mut bare = || per_get(|| asked.iter().for_each(|key| drop(black_box(store.get(key, now).unwrap()))));
+    let clock = SystemClock;
+    let mut timed = || per_get(|| asked.iter().for_each(|key| drop(black_box(store.get(key, clock.now()).unwrap()))));
     let mut hit = || {
         per_get(|| {
             runtime.block_on(async {
@@ -46,11 +49,13 @@ fn main() {
             });
         })
     };
-    let spreads = interleave(ROUNDS, &mut [("store look-up", &mut bare), ("group hit", &mut hit)]);
+    let mut measured: [(&str, &mut dyn FnMut() -> f64); 3] =
+        [("store look-up", &mut bare), ("store look-up and clock", &mut timed), ("group hit", &mut hit)];
+    let spreads = interleave(ROUNDS, &mut measured);
 
     println!("ns a get, one thread, {KEYS} keys, Zipf 0.99, median of {ROUNDS} rounds of {GETS} (least to greatest)");
     spreads.iter().for_each(|spread| println!("{spread}"));
-    println!("ratio {:.2}", spreads[1].median / spreads[0].median);
+    println!("group hit / store look-up {:.2}", spreads[2].median / spreads[0].median);
     let misses = group.core().stats().misses.sum();
     assert_eq!(misses, KEYS, "after the group was filled, only hits were to be measured");
 }
