@@ -10,10 +10,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -57,23 +54,23 @@ enum Stage {
 }
 
 /// Says, while it lives, that a request is being worked on.
-pub(super) struct Working(Arc<AtomicBool>);
+pub(super) struct Working<'a>(&'a AtomicBool);
 
-impl Working {
-    pub(super) fn begin(flag: &Arc<AtomicBool>) -> Self {
+impl<'a> Working<'a> {
+    pub(super) fn begin(flag: &'a AtomicBool) -> Self {
         flag.store(true, Ordering::Relaxed);
-        Self(flag.clone())
+        Self(flag)
     }
 }
 
-impl Drop for Working {
+impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
 }
 
 /// A connection's socket that hands on whole, vetted heads, and knows when to stop waiting.
-pub(super) struct Intake<Io> {
+pub(super) struct Intake<'a, Io> {
     io: Io,
     stage: Stage,
     /// Bytes that were read and not handed on.
@@ -89,15 +86,15 @@ pub(super) struct Intake<Io> {
     fresh: bool,
     /// The client will send no more.
     ended: bool,
-    working: Arc<AtomicBool>,
+    working: &'a AtomicBool,
     /// From when waiting is counted: something was written, or a head began to arrive.
     since: Instant,
     /// Rings no later than patience ends. Moved when it rings and not at each request, because that is cheaper.
     timer: Pin<Box<Sleep>>,
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Intake<Io> {
-    pub(super) fn new(io: Io, limits: &HttpLimits, working: Arc<AtomicBool>) -> Self {
+impl<'a, Io: AsyncRead + AsyncWrite + Unpin> Intake<'a, Io> {
+    pub(super) fn new(io: Io, limits: &HttpLimits, working: &'a AtomicBool) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -258,7 +255,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Intake<Io> {
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Intake<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Intake<'_, Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -302,7 +299,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Intake<Io> {
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Intake<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Intake<'_, Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);

@@ -4,14 +4,7 @@
 //! a client may take to say what it wants ([`Intake`]), on how long to wait at the end.
 //! It knows nothing of paths or groups; and nothing of TLS: that is for the [`Accept`] it is given.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    io,
-    pin::pin,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{collections::HashMap, convert::Infallible, io, pin::pin, sync::atomic::AtomicBool, time::Duration};
 
 use futures_util::future::{Either, ready};
 use http::{HeaderValue, header};
@@ -110,6 +103,23 @@ impl Accept for TcpListener {
     }
 }
 
+/// What answers requests. Any function from a request to a future of an answer is one.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Answers one request. Reading the request's body must not take longer than some deadline: nobody else sees to
+    /// that.
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send;
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send,
+{
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self(request)
+    }
+}
+
 /// Has `handler` answer the requests of all connections that `listener` gives, until `shutdown`; then takes no more,
 /// lets what is under way finish within [`HttpLimits::drain_time_max`], and returns how many connections it had to cut
 /// off.
@@ -117,17 +127,12 @@ impl Accept for TcpListener {
 /// A request is answered or, where its head is malformed or can be read in more ways than one, refused with a bare 400;
 /// its connection is closed then. A request with a chunked body is the last one of its connection. A client that closes
 /// its connection, or just its sending half, has its request dropped.
-pub async fn serve<A, H, F>(
+pub async fn serve<A: Accept>(
     mut listener: A,
-    handler: H,
+    handler: impl Handler,
     limits: HttpLimits,
     shutdown: impl Future<Output = ()>,
-) -> usize
-where
-    A: Accept,
-    H: Fn(Request) -> F + Clone + Send + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
+) -> usize {
     let mut connections = JoinSet::new();
     // Dropping a connection's sender tells it to finish.
     let mut going_on = HashMap::new();
@@ -182,23 +187,19 @@ async fn next_connection<A: Accept>(listener: &mut A) -> A::Io {
 }
 
 /// Answers one connection's requests, until it ends or `draining` does.
-async fn connection<Io, H, F>(
-    io: Io,
-    handler: H,
+async fn connection(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    handler: impl Handler,
     limits: HttpLimits,
     full: bool,
     mut draining: oneshot::Receiver<Infallible>,
-) where
-    Io: AsyncRead + AsyncWrite + Unpin,
-    H: Fn(Request) -> F,
-    F: Future<Output = Response>,
-{
-    let working = Arc::new(AtomicBool::new(false));
-    let mut intake = Intake::new(io, &limits, working.clone());
+) {
+    let (handler, working) = (&handler, &AtomicBool::new(false));
+    let mut intake = Intake::new(io, &limits, working);
     let service = service_fn(move |request: Request| {
-        let working = Working::begin(&working);
+        let working = Working::begin(working);
         let is_last = full || request.headers().contains_key(header::TRANSFER_ENCODING);
-        let answer = if full { Either::Left(ready(turned_away())) } else { Either::Right(handler(request)) };
+        let answer = if full { Either::Left(ready(turned_away())) } else { Either::Right(handler.answer(request)) };
         async move {
             let mut response = answer.await;
             if is_last {

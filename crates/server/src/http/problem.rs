@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use larder_core::{Error, ErrorKind};
 use serde::Serialize;
@@ -12,6 +11,9 @@ use super::Response;
 /// When to try again after a 503 that says nothing more exact: long enough for a full queue to move or a new view to
 /// settle, short enough that nobody gives up.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What may be done with a key of a group that takes no writes.
+const READ_ONLY_ALLOW: &str = "GET, HEAD, DELETE";
 
 /// The media type of a problem.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -105,7 +107,9 @@ pub struct Problem {
 impl Problem {
     /// A problem of this kind; `detail` is one sentence that says what to do.
     pub fn new(kind: impl Into<ProblemKind>, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind: kind.into(), detail: detail.into(), retry_after: None, allow: None }
+        let kind = kind.into();
+        let allow = (kind == ErrorKind::ReadOnly.into()).then_some(READ_ONLY_ALLOW);
+        Self { kind, detail: detail.into(), retry_after: None, allow }
     }
 
     /// A malformed request.
@@ -161,7 +165,7 @@ impl From<Problem> for Response {
         let told = Told { r#type: problem.kind.slug(), title, status: status.as_u16(), detail: &problem.detail };
         // Four strings and a number: there is nothing in it that could fail to be written as JSON.
         let body = serde_json::to_vec(&told).unwrap_or_default();
-        let mut response = Self::new(Bytes::from(body).into());
+        let mut response = Self::new(body.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);

@@ -1,4 +1,5 @@
-//! What the listener does with connections: good ones, slow ones, broken ones and hostile ones.
+//! HTTP over connections: what the listener does with good ones, slow ones, broken ones and hostile ones, and what the
+//! API answers.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
 

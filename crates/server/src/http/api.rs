@@ -1,0 +1,308 @@
+//! [`Api`]: what a node answers over HTTP, for clients and for operators.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use larder::peer::http::{groupcache, headers};
+use larder_core::{
+    Answer, Error, ErrorKind, Group, Key, Node, Outcome, PeerService, Value, Version,
+    peer::{Condition, PeerWrite, WriteOp},
+    stats::Protocol,
+    store::Tier,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Request, Response, about,
+    admin::Admin,
+    body::{Body, Uploads},
+    conditions, found,
+    get_many::{self, Wanted},
+    listener::Handler,
+    metrics::{GetDurations, GetOutcome, Metrics},
+    problem::Problem,
+    route::{self, ClientRoute, Place},
+};
+
+/// What an [`Api`] is made of.
+pub struct ApiConfig {
+    /// The node, its groups open: those opened later are not served.
+    pub node: Node,
+    /// By group, `Cache-Control: max-age` for clients; zero, as for groups that are not here, is `no-cache`.
+    pub max_ages: HashMap<String, Duration>,
+    /// Whether the node is leaving.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// A node's HTTP API.
+///
+/// # Examples
+///
+/// ```
+/// use larder_server::http::{Api, ApiConfig, HttpLimits, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = larder::Node::builder().name("a").start().await?;
+/// let (draining, watched) = tokio::sync::watch::channel(false);
+/// let api = Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let stop = async { draining.send_replace(true); };
+/// serve(listener, api.clients(), HttpLimits::default(), stop).await;
+/// # Ok(()) }
+/// ```
+pub struct Api(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) node: Node,
+    pub(super) draining: watch::Receiver<bool>,
+    pub(super) metrics: Metrics,
+    groups: BTreeMap<Arc<str>, Arc<Served>>,
+    uploads: Uploads,
+    peers: Arc<dyn PeerService>,
+}
+
+/// A group as it is served.
+pub(super) struct Served {
+    pub(super) group: Group,
+    pub(super) durations: GetDurations,
+    cache_control: HeaderValue,
+}
+
+impl Api {
+    /// The API of a node.
+    #[must_use]
+    pub fn new(config: ApiConfig) -> Self {
+        let ApiConfig { node, max_ages, draining } = config;
+        let served = node.groups().into_iter().map(|group| {
+            let max_age = max_ages.get(&**group.name()).copied().unwrap_or_default();
+            let cache_control = found::cache_control(max_age);
+            Arc::new(Served { group, durations: GetDurations::default(), cache_control })
+        });
+        let served: Arc<[Arc<Served>]> = served.collect();
+        let groups = served.iter().map(|served| (served.group.name().clone(), served.clone())).collect();
+        let metrics = Metrics::new(node.clone(), served);
+        let peers = node.service(Protocol::Http);
+        Self(Arc::new(Inner { node, draining, metrics, groups, uploads: Uploads::default(), peers }))
+    }
+
+    /// What answers clients, and other nodes that speak HTTP.
+    #[must_use]
+    pub fn clients(&self) -> Clients {
+        Clients(self.0.clone())
+    }
+
+    /// What answers operators.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin(self.0.clone())
+    }
+}
+
+/// Answers clients' requests.
+#[derive(Clone)]
+pub struct Clients(Arc<Inner>);
+
+impl Handler for Clients {
+    async fn answer(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let answer = match route::client(&head.method, &head.uri) {
+            Ok(ClientRoute::Get(place)) => self.get(place, &head.headers).await,
+            // In a box, so that a get doesn't carry the room that the others need.
+            Ok(route) => Box::pin(self.answer_rarer(route, &head, body)).await,
+            Err(problem) => Err(problem),
+        };
+        answer.unwrap_or_else(Response::from)
+    }
+}
+
+impl Clients {
+    async fn answer_rarer(&self, route: ClientRoute<'_>, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+        let Inner { node, groups, .. } = &*self.0;
+        match route {
+            ClientRoute::Get(place) => self.get(place, &head.headers).await,
+            ClientRoute::Put(place) => self.put(place, &head.headers, body).await,
+            ClientRoute::Delete(place) => self.delete(place, &head.headers).await,
+            ClientRoute::GetMany(group) => self.get_many(group, &head.headers, body).await,
+            ClientRoute::Invalidate(group) => {
+                self.group(group)?;
+                Err(Problem::bad_request("Invalidation does not work yet: DELETE a key to drop its copies."))
+            }
+            ClientRoute::Groups => Ok(json(&about::groups(groups.values().map(|served| &served.group)))),
+            ClientRoute::Cluster => Ok(json(&about::cluster(node))),
+            ClientRoute::Owner(place) => {
+                let served = self.group(place.group)?;
+                let key = route::decode(place.key)?;
+                Key::check(&key)?;
+                Ok(json(&about::owner(node, &node.place(served.group.name(), &key))))
+            }
+            ClientRoute::Peer => {
+                let peers = &*self.0.peers;
+                let answer = groupcache::serve(peers, node.clock(), head.uri.path(), &head.headers).await;
+                Ok(answer.map(Body::Peer))
+            }
+        }
+    }
+
+    fn group(&self, part: &str) -> Result<&Served, Problem> {
+        let name = route::decode(part)?;
+        let served = str::from_utf8(&name).ok().and_then(|name| self.0.groups.get(name));
+        served.map(|served| &**served).ok_or_else(|| unknown_group(&name))
+    }
+
+    async fn get(&self, place: Place<'_>, request: &HeaderMap) -> Result<Response, Problem> {
+        let served = self.group(place.group)?;
+        let key = route::decode(place.key)?;
+        let timeout = headers::timeout(request)?;
+        let start = Instant::now();
+        let answer = served.group.get(&key, timeout).await;
+        served.durations.of(outcome(&answer)).observe(start.elapsed());
+        Ok(found::response(answer?, request, &served.cache_control, self.0.node.clock()))
+    }
+
+    async fn get_many(&self, group: &str, request: &HeaderMap, body: Incoming) -> Result<Response, Problem> {
+        let served = self.group(group)?;
+        let deadline = Instant::now() + headers::timeout(request)?;
+        self.0
+            .uploads
+            .read(body, get_many::REQUEST_LEN_MAX, deadline, async |body| {
+                let wanted = Wanted::parse(&body)?;
+                let answers = served.group.get_many(&wanted.keys()?, left(deadline)).await?;
+                Ok(json_bytes(wanted.answer(&answers)))
+            })
+            .await
+    }
+
+    async fn put(&self, place: Place<'_>, request: &HeaderMap, body: Incoming) -> Result<Response, Problem> {
+        let served = self.group(place.group)?;
+        let deadline = Instant::now() + headers::timeout(request)?;
+        let ttl = conditions::ttl(request)?;
+        let write = self.write(served, place, request, deadline)?;
+        if served.group.has_origin() {
+            // Said before the body is read, and by the core for writes that come another way.
+            return Err(Problem::new(
+                ErrorKind::ReadOnly,
+                "The group has an origin: change the value there, or DELETE the key to drop its copies.",
+            ));
+        }
+        let content_type = request.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let len_max = served.group.config().value_len_max;
+        let version = self
+            .0
+            .uploads
+            .read(body, len_max, deadline, async |body| {
+                let value = Value::new(body);
+                let value = match content_type {
+                    Some(content_type) => value.with_content_type(content_type),
+                    None => value,
+                };
+                write.carry_out(WriteOp::Put { value, ttl }).await
+            })
+            .await?;
+        Ok(written(version))
+    }
+
+    async fn delete(&self, place: Place<'_>, request: &HeaderMap) -> Result<Response, Problem> {
+        let served = self.group(place.group)?;
+        let deadline = Instant::now() + headers::timeout(request)?;
+        let write = self.write(served, place, request, deadline)?;
+        write.carry_out(WriteOp::Delete).await?;
+        Ok(written(None))
+    }
+
+    fn write<'a>(
+        &'a self,
+        served: &'a Served,
+        place: Place<'_>,
+        request: &HeaderMap,
+        deadline: Instant,
+    ) -> Result<Write<'a>, Problem> {
+        for (name, what) in [("larder-tags", "Tags do"), ("idempotency-key", "Idempotency keys do")] {
+            if request.contains_key(name) {
+                return Err(Problem::bad_request(format!("{what} not work yet: leave the header {name} out.")));
+            }
+        }
+        let key = Key::new(route::decode(place.key)?.into_owned())?;
+        let condition = conditions::write_condition(request)?;
+        // Passed on once at most: the node that passed it took this one for the owner.
+        let passed_on = request.contains_key(headers::PASSED_ON);
+        Ok(Write { peers: &*self.0.peers, group: &served.group, key, condition, deadline, passed_on })
+    }
+}
+
+/// A write, all but what is written.
+struct Write<'a> {
+    peers: &'a dyn PeerService,
+    group: &'a Group,
+    key: Key,
+    condition: Condition,
+    deadline: Instant,
+    passed_on: bool,
+}
+
+impl Write<'_> {
+    async fn carry_out(self, op: WriteOp) -> Result<Option<Version>, Problem> {
+        let Self { peers, group, key, condition, deadline, passed_on } = self;
+        let timeout = left(deadline);
+        Ok(match op {
+            op if passed_on => {
+                peers.write(PeerWrite { group: group.name().clone(), key, op, condition, deadline }).await?
+            }
+            WriteOp::Put { value, ttl } => group.put(&key, value, ttl, condition, timeout).await?,
+            WriteOp::Delete => group.delete(&key, condition, timeout).await?,
+        })
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+fn outcome(answer: &Result<Answer, Error>) -> GetOutcome {
+    match answer {
+        Err(_) => GetOutcome::Error,
+        Ok(answer) => match answer.outcome {
+            Outcome::Hit(Tier::Main) => GetOutcome::Hit,
+            Outcome::Hit(Tier::Hot) => GetOutcome::Hot,
+            Outcome::Stale { .. } => GetOutcome::Stale,
+            Outcome::Miss { .. } => GetOutcome::Miss,
+        },
+    }
+}
+
+/// A name that no group could have is a mistake of another kind than one that none has.
+fn unknown_group(name: &[u8]) -> Problem {
+    let name = String::from_utf8_lossy(name);
+    match larder_core::check_group_name(&name) {
+        Ok(()) => {
+            Problem::new(ErrorKind::UnknownGroup, format!("There is no group {name:?}: GET /v1/groups lists them."))
+        }
+        Err(error) => error.into(),
+    }
+}
+
+fn written(version: Option<Version>) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Some(version) = version {
+        response.headers_mut().insert(header::ETAG, headers::etag(version));
+    }
+    response
+}
+
+fn json(value: &serde_json::Value) -> Response {
+    json_bytes(value.to_string().into_bytes())
+}
+
+fn json_bytes(bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Bytes::from(bytes).into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,416 @@
+//! The metrics, as `/metrics` shows them.
+//!
+//! Nothing is counted here but how long clients' gets took: all else is read from the core's own counters when somebody
+//! asks. A registry a node, so that many nodes in one process can be told apart.
+
+use std::{fmt, sync::Arc};
+
+use larder_core::{
+    MemberState, Node,
+    stats::{
+        BOUNDS_SECONDS, Histogram, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult, Source,
+        WriteResult,
+    },
+    store::TierStats,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::api::Served;
+
+/// The media type of what [`Metrics::text`] gives.
+pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The commit that this was built from: `LARDER_COMMIT` at build time.
+const COMMIT: &str = match option_env!("LARDER_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// How a client's get ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GetOutcome {
+    Hit,
+    Hot,
+    Stale,
+    Miss,
+    Error,
+}
+
+impl GetOutcome {
+    const ALL: [Self; 5] = [Self::Hit, Self::Hot, Self::Stale, Self::Miss, Self::Error];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Hot => "hot",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How long clients' gets of one group took.
+#[derive(Default)]
+pub(super) struct GetDurations([Histogram; GetOutcome::ALL.len()]);
+
+impl GetDurations {
+    pub(super) fn of(&self, outcome: GetOutcome) -> &Histogram {
+        &self.0[outcome as usize]
+    }
+}
+
+/// A metric: what it is called, and where its samples come from. The reference prints it.
+pub(super) struct Family {
+    /// Without the `_total` that counters end in.
+    pub(super) name: &'static str,
+    pub(super) kind: MetricType,
+    pub(super) labels: &'static [&'static str],
+    pub(super) about: &'static str,
+    read: fn(&Sources, &mut Samples<'_>) -> fmt::Result,
+}
+
+/// Every metric.
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        name: "larder_gets",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Gets that clients and callers asked of this node",
+        read: |sources, samples| sources.each_group(|name, served| samples.count(&[name], served.group.stats().gets())),
+    },
+    Family {
+        name: "larder_hits",
+        kind: MetricType::Counter,
+        labels: &["group", "tier"],
+        about: "Gets answered from the node's own store",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                let stats = served.group.stats();
+                samples.count(&[name, "main"], stats.hits_main.sum())?;
+                samples.count(&[name, "hot"], stats.hits_hot.sum())
+            })
+        },
+    },
+    Family {
+        name: "larder_misses",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Gets that the node's own store could not answer",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.count(&[name], served.group.stats().misses.sum()))
+        },
+    },
+    Family {
+        name: "larder_stale_hits",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Gets answered with a value past its ttl, as the group allows",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.count(&[name], served.group.stats().stale_hits.sum()))
+        },
+    },
+    Family {
+        name: "larder_loads",
+        kind: MetricType::Counter,
+        labels: &["group", "source"],
+        about: "Keys loaded",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                Source::ALL.iter().try_for_each(|source| {
+                    samples.count(&[name, source.as_str()], served.group.stats().loads.of(*source).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_loads_deduped",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Gets that shared the load of another",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.count(&[name], served.group.stats().loads_deduped.sum()))
+        },
+    },
+    Family {
+        name: "larder_load_errors",
+        kind: MetricType::Counter,
+        labels: &["group", "kind"],
+        about: "Loads that failed",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                LoadErrorKind::ALL.iter().try_for_each(|kind| {
+                    samples.count(&[name, kind.as_str()], served.group.stats().load_errors.of(*kind).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_server_requests",
+        kind: MetricType::Counter,
+        labels: &["group", "transport"],
+        about: "Requests that other nodes made of this one",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                Protocol::ALL.iter().try_for_each(|over| {
+                    samples.count(&[name, over.as_str()], served.group.stats().server_requests.of(*over).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_evictions",
+        kind: MetricType::Counter,
+        labels: &["group", "tier", "reason"],
+        about: "Entries that left the store",
+        read: |sources, samples| {
+            sources.each_tier(|name, tier, stats| {
+                let evictions = &stats.evictions;
+                samples.count(&[name, tier, "capacity"], evictions.capacity)?;
+                samples.count(&[name, tier, "expired"], evictions.expired)?;
+                samples.count(&[name, tier, "invalidated"], evictions.invalidated)?;
+                samples.count(&[name, tier, "moved"], evictions.moved)
+            })
+        },
+    },
+    Family {
+        name: "larder_invalidations",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Deletes and invalidations carried out at this node",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.count(&[name], served.group.stats().invalidations.sum()))
+        },
+    },
+    Family {
+        name: "larder_peer_requests",
+        kind: MetricType::Counter,
+        labels: &["peer", "result"],
+        about: "Requests that this node made of another",
+        read: |sources, samples| {
+            sources.node.view().peers().try_for_each(|peer| {
+                RequestResult::ALL.iter().try_for_each(|result| {
+                    samples.count(&[&peer.member().name, result.as_str()], peer.stats().results.of(*result).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_writes",
+        kind: MetricType::Counter,
+        labels: &["group", "mode", "result"],
+        about: "Writes that this node carried out as the owner; mode is the group's `write`",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                WriteResult::ALL.iter().try_for_each(|result| {
+                    samples.count(&[name, "none", result.as_str()], served.group.stats().writes.of(*result).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_view_changes",
+        kind: MetricType::Counter,
+        labels: &[],
+        about: "How often the members changed",
+        read: |sources, samples| samples.count(&[], sources.node.view_changes()),
+    },
+    Family {
+        name: "larder_origin_requests",
+        kind: MetricType::Counter,
+        labels: &["group", "op", "result"],
+        about: "Requests to the origin; summed over the nodes, what it saw",
+        read: |sources, samples| {
+            sources.each_origin(|name, op, stats| {
+                RequestResult::ALL
+                    .iter()
+                    .try_for_each(|result| samples.count(&[name, op, result.as_str()], stats.results.of(*result).sum()))
+            })
+        },
+    },
+    Family {
+        name: "larder_cache_bytes",
+        kind: MetricType::Gauge,
+        labels: &["group", "tier"],
+        about: "Bytes of keys, values and bookkeeping",
+        read: |sources, samples| sources.each_tier(|name, tier, stats| samples.gauge(&[name, tier], stats.bytes)),
+    },
+    Family {
+        name: "larder_cache_items",
+        kind: MetricType::Gauge,
+        labels: &["group", "tier"],
+        about: "Entries in the store",
+        read: |sources, samples| sources.each_tier(|name, tier, stats| samples.gauge(&[name, tier], stats.items)),
+    },
+    Family {
+        name: "larder_members",
+        kind: MetricType::Gauge,
+        labels: &["state"],
+        about: "Members of the cluster as this node sees it",
+        read: |sources, samples| {
+            let view = sources.node.view();
+            [MemberState::Joining, MemberState::Serving, MemberState::Draining].into_iter().try_for_each(|state| {
+                let members = view.members().iter().filter(|member| member.state == state).count();
+                samples.gauge(&[&state.to_string()], members as u64)
+            })
+        },
+    },
+    Family {
+        name: "larder_owned_slots",
+        kind: MetricType::Gauge,
+        labels: &[],
+        about: "Slots that this node owns, of 16,384",
+        read: |sources, samples| samples.gauge(&[], sources.node.view().owned_slot_count() as u64),
+    },
+    Family {
+        name: "larder_origin_in_flight",
+        kind: MetricType::Gauge,
+        labels: &["group"],
+        about: "Requests to the origin under way",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.gauge(&[name], served.group.origin_in_flight() as u64))
+        },
+    },
+    Family {
+        name: "larder_build_info",
+        kind: MetricType::Gauge,
+        labels: &["version", "commit"],
+        about: "Always 1",
+        read: |_, samples| samples.gauge(&[env!("CARGO_PKG_VERSION"), COMMIT], 1),
+    },
+    Family {
+        name: "larder_get_duration_seconds",
+        kind: MetricType::Histogram,
+        labels: &["group", "outcome"],
+        about: "How long clients' gets of single keys took in this node",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                GetOutcome::ALL.into_iter().try_for_each(|outcome| {
+                    samples.histogram(&[name, outcome.as_str()], &served.durations.of(outcome).snapshot())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_origin_duration_seconds",
+        kind: MetricType::Histogram,
+        labels: &["group", "op"],
+        about: "How long requests to the origin took",
+        read: |sources, samples| {
+            sources.each_origin(|name, op, stats| samples.histogram(&[name, op], &stats.duration.snapshot()))
+        },
+    },
+    Family {
+        name: "larder_peer_duration_seconds",
+        kind: MetricType::Histogram,
+        labels: &["peer"],
+        about: "How long requests to another node took",
+        read: |sources, samples| {
+            let view = sources.node.view();
+            view.peers()
+                .try_for_each(|peer| samples.histogram(&[&peer.member().name], &peer.stats().duration.snapshot()))
+        },
+    },
+];
+
+/// Where the samples come from.
+struct Sources {
+    node: Node,
+    groups: Arc<[Arc<Served>]>,
+}
+
+impl Sources {
+    fn each_group(&self, mut read: impl FnMut(&str, &Served) -> fmt::Result) -> fmt::Result {
+        self.groups.iter().try_for_each(|served| read(served.group.name(), served))
+    }
+
+    fn each_tier(&self, mut read: impl FnMut(&str, &str, &TierStats) -> fmt::Result) -> fmt::Result {
+        self.each_group(|name, served| {
+            let stats = served.group.store_stats();
+            read(name, "main", &stats.main)?;
+            read(name, "hot", &stats.hot)
+        })
+    }
+
+    fn each_origin(&self, mut read: impl FnMut(&str, &str, &OriginStats) -> fmt::Result) -> fmt::Result {
+        self.each_group(|name, served| {
+            let stats = served.group.stats();
+            read(name, "load", &stats.origin_load)?;
+            read(name, "load_many", &stats.origin_load_many)
+        })
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("node", self.node.name()).finish_non_exhaustive()
+    }
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        FAMILIES.iter().try_for_each(|family| {
+            let encoder = encoder.encode_descriptor(family.name, family.about, None, family.kind)?;
+            (family.read)(self, &mut Samples { encoder, labels: family.labels })
+        })
+    }
+}
+
+/// The samples of one metric, on their way out. Each is given the values of the metric's labels, in their order.
+struct Samples<'a> {
+    encoder: MetricEncoder<'a>,
+    labels: &'static [&'static str],
+}
+
+impl Samples<'_> {
+    fn count(&mut self, values: &[&str], count: u64) -> fmt::Result {
+        self.labelled(values, |encoder| ConstCounter::new(count).encode(encoder))
+    }
+
+    fn gauge(&mut self, values: &[&str], value: u64) -> fmt::Result {
+        self.labelled(values, |encoder| ConstGauge::new(value).encode(encoder))
+    }
+
+    fn histogram(&mut self, values: &[&str], snapshot: &HistogramSnapshot) -> fmt::Result {
+        let HistogramSnapshot { cumulative, count, sum_seconds } = snapshot;
+        // The encoder sums up by itself; its last bucket has no bound.
+        let bounds = BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
+        let sums = cumulative.iter().chain([count]);
+        let below = [0].iter().chain(cumulative);
+        let buckets: Vec<(f64, u64)> =
+            bounds.zip(sums.zip(below)).map(|(bound, (sum, below))| (bound, sum - below)).collect();
+        self.labelled(values, |mut encoder| {
+            encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, &buckets, None)
+        })
+    }
+
+    fn labelled(&mut self, values: &[&str], encode: impl FnOnce(MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {
+        debug_assert_eq!(values.len(), self.labels.len());
+        let labels: Vec<(&str, &str)> = self.labels.iter().copied().zip(values.iter().copied()).collect();
+        encode(self.encoder.encode_family(&labels)?)
+    }
+}
+
+/// A node's metrics.
+#[derive(Debug)]
+pub(super) struct Metrics(Registry);
+
+impl Metrics {
+    pub(super) fn new(node: Node, groups: Arc<[Arc<Served>]>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Sources { node, groups }));
+        Self(registry)
+    }
+
+    /// All of them as they are now, in OpenMetrics' text format.
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
