@@ -1,11 +1,13 @@
 //! The Larder daemon and its commands, as a library: the binary `larder` is its [`cli::main`].
 //!
+//! - [`assemble`]: the whole system, drawn in code.
 //! - [`config`]: the configuration, with every mistake named by its key and line.
 //! - [`cli`]: the command line.
 //! - [`commands`]: what each command does.
 //! - [`http`]: HTTP, as clients and operators meet it.
 //! - [`logging`]: where the logs go.
 
+pub mod assemble;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -121,7 +121,7 @@ impl Origin {
         match &loaded.found {
             Found::Value(value) if value.len() > self.value_len_max => {
                 let (len, max) = (value.len(), self.value_len_max);
-                Err(Error::origin(format!("the origin's value has {len} bytes, max_value is {max}")))
+                Err(Error::new(ErrorKind::TooLarge, format!("the value at the origin has {len} bytes: max_value is {max}")))
             }
             _ => Ok(loaded),
         }

@@ -215,6 +215,6 @@ async fn a_value_longer_than_max_value_is_an_error_and_is_not_kept() {
     let config = GroupConfig { value_len_max: 3, ..GroupConfig::default() };
     let cluster = Cluster::with(1, &config, FakeOrigin::new(1));
     assert_eq!(text(&cluster.get(0, "k").await.unwrap()), "k=0");
-    assert_eq!(cluster.get(0, "kk").await.unwrap_err().kind(), ErrorKind::Origin);
+    assert_eq!(cluster.get(0, "kk").await.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(cluster.groups[0].store_stats().items(), 1);
 }

@@ -1,0 +1,195 @@
+//! The whole system, drawn in code: makes a daemon of a configuration. This is the only place that names the parts that a daemon
+//! is made of.
+
+use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc};
+
+use larder::{
+    GroupConfig, Loader, Member,
+    cluster::Static,
+    origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
+    peer::http::HttpTransport,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    commands::Failure,
+    config::{self, Config, Discovery, OriginConfig},
+    http::{self, Api, ApiConfig, HttpLimits},
+};
+
+/// The sockets of a daemon, bound before anything else is done: a port that is taken is the first thing to know.
+pub struct Listeners {
+    /// For clients, and for nodes that speak HTTP.
+    pub clients: TcpListener,
+    /// For health, metrics and administration.
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// If one can't be bound.
+    pub async fn bind(config: &config::NodeConfig) -> Result<Self, Failure> {
+        let bind = async |address: SocketAddr, key: &str| {
+            TcpListener::bind(address).await.map_err(|error| {
+                Failure::failed(format!("can't listen on {address}: {error}; set node.{key} to another address, or port 0"))
+            })
+        };
+        Ok(Self { clients: bind(config.listen, "listen").await?, admin: bind(config.admin, "admin").await? })
+    }
+
+    /// Where the sockets are.
+    ///
+    /// # Errors
+    ///
+    /// If the system doesn't tell.
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        Ok(Addresses { clients: self.clients.local_addr()?, admin: self.admin.local_addr()? })
+    }
+}
+
+/// Where a daemon listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub clients: SocketAddr,
+    /// For administration.
+    pub admin: SocketAddr,
+}
+
+/// A node with its groups, its API and its sockets, ready to [`run`](Self::run).
+pub struct Daemon {
+    node: larder::Node,
+    addresses: Addresses,
+    listeners: Listeners,
+    api: Api,
+    limits: HttpLimits,
+    draining: watch::Sender<bool>,
+}
+
+/// Makes a daemon of a configuration.
+///
+/// # Errors
+///
+/// If the members can't be, or an origin can't be opened.
+pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, Failure> {
+    let wrong = |error: larder::Error| Failure::failed(error.to_string());
+    let addresses = listeners.addresses().map_err(|error| Failure::failed(format!("no address: {error}")))?;
+    let name: Arc<str> = config.node.name(config.node.peer.port()).into();
+    let advertised = config.node.advertised(addresses.clients);
+
+    let mut builder = larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(match config.cluster.ring {
+        config::Ring::Slots => larder::Ring::Slots,
+        config::Ring::Groupcache => larder::Ring::Groupcache,
+    });
+    builder = match config.cluster.discovery {
+        Discovery::None => {
+            let member = Member { http: advertised.as_str().into(), ..Member::new(name, advertised.as_str()) };
+            let member = Member { weight: config.node.weight, zone: config.node.zone.as_str().into(), ..member };
+            builder.membership(Static::new([member]).map_err(wrong)?)
+        }
+        Discovery::Static => builder.membership(Static::new(config.cluster.members.iter().map(member)).map_err(wrong)?),
+    };
+    let node = builder.start().await.map_err(wrong)?;
+
+    let mut max_ages = HashMap::new();
+    for (name, group) in &config.groups {
+        let loader = loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
+        node.core().open_group(name, group_config(group), loader).map_err(wrong)?;
+        max_ages.insert(name.clone(), group.downstream_max_age);
+    }
+
+    let (draining, watched) = watch::channel(false);
+    let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
+    let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
+    Ok(Daemon { node, addresses, listeners, api, limits, draining })
+}
+
+impl Daemon {
+    /// The node, for programs that hold one in their own process.
+    #[must_use]
+    pub fn node(&self) -> &larder::Node {
+        &self.node
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown`; then says so on `/readyz`, takes no more connections, and finishes what runs within
+    /// `drain_timeout`. Answers with how many connections it had to cut off.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
+        let Self { node, listeners, api, limits, draining, .. } = self;
+        let stop = draining.subscribe();
+        let stopped = |mut stop: watch::Receiver<bool>| async move {
+            // The sender outlives both servers.
+            let _seen = stop.wait_for(|draining| *draining).await;
+        };
+        let clients = http::serve(listeners.clients, api.clients(), limits.clone(), stopped(stop.clone()));
+        let admin = http::serve(listeners.admin, api.admin(), limits, stopped(stop));
+        let (cut_off, _, ()) = tokio::join!(clients, admin, async {
+            shutdown.await;
+            draining.send_replace(true);
+        });
+        drop(node);
+        cut_off
+    }
+}
+
+/// A static member. Over HTTP the address is where its clients are served, too.
+fn member(config: &config::MemberConfig) -> Member {
+    let address = config.address.as_str();
+    let http = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    Member { http: http.into(), ..Member::new(config.name.as_str(), address) }
+}
+
+fn loader(origin: &OriginConfig) -> Result<Option<Arc<dyn Loader>>, ConfigError> {
+    Ok(Some(match origin {
+        OriginConfig::None => return Ok(None),
+        OriginConfig::Http(origin) => {
+            let mut http = HttpConfig::new(origin.url.reveal()).respect_cache_control(origin.respect_cache_control);
+            for (name, value) in &origin.headers {
+                http = http.header(name, value.reveal());
+            }
+            if let Some(path) = &origin.ca_file {
+                http = http.ca_file(path);
+            }
+            Arc::new(HttpOrigin::new(http)?)
+        }
+        OriginConfig::Sqlite(origin) => {
+            let mut sqlite = SqliteConfig::new(&origin.url, &origin.select);
+            if let Some(statement) = &origin.select_many {
+                sqlite = sqlite.select_many(statement);
+            }
+            Arc::new(SqliteOrigin::open(sqlite)?)
+        }
+        OriginConfig::Directory(origin) => Arc::new(DirectoryOrigin::open(&origin.path)?),
+    }))
+}
+
+fn group_config(config: &config::GroupConfig) -> GroupConfig {
+    let config::GroupConfig { capacity, policy, ttl, ttl_jitter, negative_ttl, .. } = *config;
+    GroupConfig {
+        capacity_bytes: capacity,
+        policy: match policy {
+            config::Policy::Lru => larder::Policy::Lru,
+        },
+        ttl,
+        ttl_jitter,
+        negative_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
+        stale_if_error: config.stale_if_error,
+        refresh_ahead: config.refresh_ahead,
+        soft_timeout: config.soft_timeout,
+        hard_timeout: config.hard_timeout,
+        hot_lease: config.hot_lease,
+        // What a configuration may say fits into a machine's memory.
+        value_len_max: usize::try_from(config.max_value).unwrap_or(usize::MAX),
+        origin_concurrency: config.origin_concurrency,
+        origin_budget: config.origin_budget,
+    }
+}
