@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, pending};
 use larder::{
-    Group, LoadError, LoadRequest, Loaded, Loader,
+    LoadError, LoadRequest, Loaded, Loader,
     core::{self, GroupConfig, stats::Source},
     origin::{SqliteConfig, SqliteOrigin},
 };

@@ -68,7 +68,7 @@ async fn demo(args: &DemoArgs) -> Result<(), Failure> {
 /// Runs the load and shows how it goes.
 async fn load(args: &DemoArgs, cluster: &Arc<Cluster>, screen: &mut Screen) -> Result<(Report, Counts), Failure> {
     let plan = Plan {
-        distribution: Distribution::Zipf(0.99),
+        distribution: Distribution::Zipf { exponent: 0.99 },
         keys: args.keys.into(),
         pace: Pace::Closed { callers: CALLERS_PER_NODE * usize::from(args.nodes) },
         duration: args.duration,
