@@ -22,7 +22,7 @@ async fn rate(key: Key) -> Result<Option<Rate>, String> {
         return Err("the exchange does not answer".into());
     }
     let currency = key.as_bytes().escape_ascii().to_string();
-    Ok((currency != "XXX").then_some(Rate { currency, per_euro: 1.08 }))
+    Ok((currency != "ABC").then_some(Rate { currency, per_euro: 1.08 }))
 }
 
 #[tokio::main]
@@ -36,7 +36,7 @@ async fn main() -> Result<(), larder::Error> {
         .typed::<Rate>();
 
     println!("USD: {:?}", rates.get("USD").await?);
-    println!("XXX: {:?}", rates.get("XXX").await?);
+    println!("ABC: {:?}", rates.get("ABC").await?);
 
     DOWN.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(100)).await;

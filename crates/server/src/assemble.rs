@@ -4,7 +4,7 @@
 use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc};
 
 use larder::{
-    GroupConfig, Loader, Member,
+    Loader, Member,
     cluster::Static,
     origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
     peer::http::HttpTransport,
@@ -97,7 +97,7 @@ pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, F
     let mut max_ages = HashMap::new();
     for (name, group) in &config.groups {
         let loader = loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
-        node.core().open_group(name, group_config(group), loader).map_err(wrong)?;
+        node.core().open_group(name, group.settings(), loader).map_err(wrong)?;
         max_ages.insert(name.clone(), group.downstream_max_age);
     }
 
@@ -169,27 +169,4 @@ fn loader(origin: &OriginConfig) -> Result<Option<Arc<dyn Loader>>, ConfigError>
         }
         OriginConfig::Directory(origin) => Arc::new(DirectoryOrigin::open(&origin.path)?),
     }))
-}
-
-fn group_config(config: &config::GroupConfig) -> GroupConfig {
-    let config::GroupConfig { capacity, policy, ttl, ttl_jitter, negative_ttl, .. } = *config;
-    GroupConfig {
-        capacity_bytes: capacity,
-        policy: match policy {
-            config::Policy::Lru => larder::Policy::Lru,
-        },
-        ttl,
-        ttl_jitter,
-        negative_ttl,
-        stale_while_revalidate: config.stale_while_revalidate,
-        stale_if_error: config.stale_if_error,
-        refresh_ahead: config.refresh_ahead,
-        soft_timeout: config.soft_timeout,
-        hard_timeout: config.hard_timeout,
-        hot_lease: config.hot_lease,
-        // What a configuration may say fits into a machine's memory.
-        value_len_max: usize::try_from(config.max_value).unwrap_or(usize::MAX),
-        origin_concurrency: config.origin_concurrency,
-        origin_budget: config.origin_budget,
-    }
 }

@@ -171,7 +171,7 @@ section! {
         /// How many bytes of keys, values and bookkeeping a node keeps of this group, its own and hot copies together.
         capacity: u64 = Size { min: 1024_u64, max: 1 << 44 }, Default("256MiB");
         /// What is evicted first when the group is full.
-        policy: Policy = Choice(&[Later("s3-fifo"), Works("lru", Policy::Lru)]), Default("lru");
+        policy: Policy = Choice(&[Works("s3-fifo", Policy::S3Fifo), Works("lru", Policy::Lru)]), Default("s3-fifo");
         /// How long a value is fresh, counted from when its load began.
         ttl: Option<Duration> = from_1ms_to(YEAR), Absent("until it is evicted or invalidated");
         /// By how much of itself the ttl of each value is shortened at random, so that values loaded together don't expire together.
