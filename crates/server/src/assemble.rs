@@ -34,7 +34,9 @@ impl Listeners {
     pub async fn bind(config: &config::NodeConfig) -> Result<Self, Failure> {
         let bind = async |address: SocketAddr, key: &str| {
             TcpListener::bind(address).await.map_err(|error| {
-                Failure::failed(format!("can't listen on {address}: {error}; set node.{key} to another address, or port 0"))
+                Failure::failed(format!(
+                    "can't listen on {address}: {error}; set node.{key} to another address, or port 0"
+                ))
             })
         };
         Ok(Self { clients: bind(config.listen, "listen").await?, admin: bind(config.admin, "admin").await? })
@@ -80,10 +82,11 @@ pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, F
     let name: Arc<str> = config.node.name(config.node.peer.port()).into();
     let advertised = config.node.advertised(addresses.clients);
 
-    let mut builder = larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(match config.cluster.ring {
-        config::Ring::Slots => larder::Ring::Slots,
-        config::Ring::Groupcache => larder::Ring::Groupcache,
-    });
+    let mut builder =
+        larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(match config.cluster.ring {
+            config::Ring::Slots => larder::Ring::Slots,
+            config::Ring::Groupcache => larder::Ring::Groupcache,
+        });
     builder = match config.cluster.discovery {
         Discovery::None => {
             let member = Member { http: advertised.as_str().into(), ..Member::new(name, advertised.as_str()) };
@@ -96,7 +99,8 @@ pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, F
 
     let mut max_ages = HashMap::new();
     for (name, group) in &config.groups {
-        let loader = loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
+        let loader =
+            loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
         node.core().open_group(name, group.settings(), loader).map_err(wrong)?;
         max_ages.insert(name.clone(), group.downstream_max_age);
     }

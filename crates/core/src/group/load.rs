@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Boarded, Fetched, Group, Landing, boarded};
+use super::{Boarded, Fetched, Group, Landing, boarded, origin::Brought};
 use crate::{
-    Error, Found, Key, Loaded, Moment, Value,
+    Error, Key, Moment, Value,
     flight::Leader,
     placement::Slot,
     stats::Source,
@@ -85,8 +85,8 @@ impl Group {
         }
     }
 
-    async fn ask_origin(&self, key: &Key) -> Result<Loaded, Error> {
-        let Some(origin) = &self.0.origin else { return Ok(Loaded::nothing()) };
+    async fn ask_origin(&self, key: &Key) -> Result<Brought, Error> {
+        let Some(origin) = &self.0.origin else { return Ok(Brought { value: None, ttl: None }) };
         origin.load(key.clone(), self.previous(key), self.0.node.clock(), &self.0.stats.origin_load).await
     }
 
@@ -190,11 +190,11 @@ impl Group {
         slot: Slot,
         role: Role,
         start: Start,
-        loaded: Result<Loaded, Error>,
+        brought: Result<Brought, Error>,
         attached: bool,
     ) -> Landing {
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
+        let Brought { value, ttl } = match brought {
+            Ok(brought) => brought,
             Err(error) => {
                 self.count_failure(&error);
                 return Landing::Failed(error);
@@ -202,22 +202,10 @@ impl Group {
         };
         self.0.stats.loads.of(source(role)).add(1);
         let held = self.0.store.peek(key.as_bytes(), self.now()).filter(|hit| hit.meta.tier == Tier::Main);
-        let value = match loaded.found {
-            Found::Value(value) => Some(value),
-            Found::Nothing => None,
-            Found::Unchanged => match held.as_ref().and_then(|hit| hit.value.clone()) {
-                Some(value) => Some(value),
-                None => {
-                    let error = Error::origin("the origin says that nothing changed, but the value is gone: try again");
-                    self.count_failure(&error);
-                    return Landing::Failed(error);
-                }
-            },
-        };
         // A load that brings the same bytes keeps the version (rule V3).
         let same = held.filter(|hit| hit.value == value);
         let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta.version);
-        let ttl = self.ttl(role, value.is_some(), loaded.ttl);
+        let ttl = self.ttl(role, value.is_some(), ttl);
         let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
         let keep = attached && role != Role::Other && ttl != Some(Duration::ZERO);
         let stored = keep && {
@@ -228,6 +216,10 @@ impl Group {
             let meta = Meta { slot, tier, version, load_start: start.reading, fresh_until, keep_until };
             matches!(self.0.store.insert(key.as_bytes(), value.clone(), meta), Inserted::Stored)
         };
+        if attached && role == Role::Owner && !stored {
+            // What this load has overtaken must not be served as stale later.
+            self.0.store.remove(key.as_bytes());
+        }
         Landing::Fetched(Fetched {
             value,
             version: Some(version),

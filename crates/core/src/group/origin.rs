@@ -21,6 +21,14 @@ pub(super) struct Origin {
     value_len_max: usize,
 }
 
+/// What a load brought.
+pub(super) struct Brought {
+    /// `None`: there is no such key.
+    pub(super) value: Option<Value>,
+    /// How long the origin says that it may be kept, if it says so.
+    pub(super) ttl: Option<Duration>,
+}
+
 impl Origin {
     pub(super) fn new(loader: Arc<dyn Loader>, config: &GroupConfig) -> Self {
         Self {
@@ -55,9 +63,9 @@ impl Origin {
         previous: Option<Value>,
         clock: &dyn Clock,
         stats: &OriginStats,
-    ) -> Result<Loaded, Error> {
-        let call = |deadline| self.loader.load(self.request(key, previous, deadline));
-        self.fit(self.call(call, clock, stats).await?)
+    ) -> Result<Brought, Error> {
+        let call = |deadline| self.loader.load(self.request(key, previous.clone(), deadline));
+        self.fit(self.call(call, clock, stats).await?, previous)
     }
 
     /// Loads several keys in one request; answers each in its place.
@@ -66,14 +74,14 @@ impl Origin {
         keys: &[Key],
         clock: &dyn Clock,
         stats: &OriginStats,
-    ) -> Vec<Result<Loaded, Error>> {
+    ) -> Vec<Result<Brought, Error>> {
         let call = |deadline| {
             let requests = keys.iter().map(|key| self.request(key.clone(), None, deadline)).collect();
             self.loader.load_many(requests)
         };
         let error = match self.call(call, clock, stats).await {
             Ok(answers) if answers.len() == keys.len() => {
-                let fitted = answers.into_iter().map(|answer| self.fit(answer.map_err(into_error)?));
+                let fitted = answers.into_iter().map(|answer| self.fit(answer.map_err(into_error)?, None));
                 return fitted.collect();
             }
             Ok(answers) => {
@@ -81,7 +89,7 @@ impl Origin {
             }
             Err(error) => error,
         };
-        vec![Err(error); keys.len()]
+        keys.iter().map(|_| Err(error.clone())).collect()
     }
 
     fn request(&self, key: Key, previous: Option<Value>, deadline: Instant) -> LoadRequest {
@@ -117,14 +125,24 @@ impl Origin {
         result
     }
 
-    fn fit(&self, loaded: Loaded) -> Result<Loaded, Error> {
-        match &loaded.found {
+    /// What a loader's answer comes to: no value that is too long, and the `previous` one where nothing changed.
+    fn fit(&self, loaded: Loaded, previous: Option<Value>) -> Result<Brought, Error> {
+        let value = match loaded.found {
             Found::Value(value) if value.len() > self.value_len_max => {
                 let (len, max) = (value.len(), self.value_len_max);
-                Err(Error::new(ErrorKind::TooLarge, format!("the value at the origin has {len} bytes: max_value is {max}")))
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    format!("the value at the origin has {len} bytes: max_value is {max}"),
+                ));
             }
-            _ => Ok(loaded),
-        }
+            Found::Value(value) => Some(value),
+            Found::Nothing => None,
+            Found::Unchanged if previous.is_some() => previous,
+            Found::Unchanged => {
+                return Err(Error::origin("the origin says that nothing changed, but was not told of a value"));
+            }
+        };
+        Ok(Brought { value, ttl: loaded.ttl })
     }
 }
 

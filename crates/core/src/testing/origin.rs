@@ -14,6 +14,10 @@ pub enum Mood {
     /// Answers: `"{key}={n}"` for the n-th state of the key, nothing for keys that begin with `missing`.
     #[default]
     Well,
+    /// Answers with a validator, and that nothing changed where it is told of it.
+    Validating,
+    /// Has no keys any more.
+    Empty,
     /// Fails.
     Failing,
     /// Panics.
@@ -122,6 +126,20 @@ impl FakeOrigin {
         Loaded { found: Found::Value(Value::new(value)), ttl: None }
     }
 
+    /// As [`find`](Self::find), for an asker that holds `previous`.
+    fn validate(&self, key: &Key, previous: Option<&Value>) -> Loaded {
+        let mut loaded = self.find(key);
+        if let Found::Value(value) = &mut loaded.found {
+            let validator = format!("v{}", value.escape_ascii());
+            if previous.and_then(Value::validator) == Some(&validator) {
+                loaded.found = Found::Unchanged;
+            } else {
+                *value = value.clone().with_validator(validator);
+            }
+        }
+        loaded
+    }
+
     async fn answer(&self, keys: Vec<Key>) -> Result<Vec<Loaded>, LoadError> {
         let _under_way: Vec<UnderWay> = keys.iter().map(|key| self.begin(key)).collect();
         let found = keys.iter().map(|key| self.find(key)).collect();
@@ -132,7 +150,8 @@ impl FakeOrigin {
         }
         let mood = *self.0.mood.lock();
         match mood {
-            Mood::Well => Ok(found),
+            Mood::Well | Mood::Validating => Ok(found),
+            Mood::Empty => Ok(keys.iter().map(|_| Loaded::nothing()).collect()),
             Mood::Failing => Err("the origin is in a bad mood".into()),
             Mood::Panicking => panic!("the origin panics, as it was told to"),
         }
@@ -142,7 +161,11 @@ impl FakeOrigin {
 impl Loader for FakeOrigin {
     fn load(&self, request: LoadRequest) -> BoxFuture<'_, Result<Loaded, LoadError>> {
         Box::pin(async move {
+            let validated = self.validate(&request.key, request.previous.as_ref());
             let mut answers = self.answer(vec![request.key]).await?;
+            if *self.0.mood.lock() == Mood::Validating {
+                return Ok(validated);
+            }
             answers.pop().ok_or_else(|| "one key, one answer".into())
         })
     }

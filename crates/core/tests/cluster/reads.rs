@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use larder_core::{
     ErrorKind, GroupConfig, Outcome,
+    peer::Condition,
     testing::origin::{FakeOrigin, Mood},
 };
 use tokio::time::advance;
@@ -90,7 +91,7 @@ async fn what_was_deleted_is_never_served_as_stale() {
     cluster.origin.close_gate();
     let get = cluster.spawn_get(0, "k");
     cluster.origin.requested(2).await;
-    cluster.groups[0].delete("k", larder_core::peer::Condition::Always, TIMEOUT).await.unwrap();
+    cluster.groups[0].delete("k", Condition::Always, TIMEOUT).await.unwrap();
     cluster.origin.let_through(1);
     assert_eq!(get.await.unwrap().unwrap_err().kind(), ErrorKind::Origin);
 }
@@ -139,4 +140,33 @@ async fn jitter_only_shortens_the_ttl() {
         shortest = shortest.min(left);
     }
     assert!(shortest < Duration::from_secs(7));
+}
+
+/// A load may be told that nothing changed while the value is being evicted.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_the_origin_finds_unchanged_is_kept_though_it_was_dropped_meanwhile() {
+    let cluster = single(&GroupConfig { stale_if_error: Duration::from_secs(60), ..config() });
+    cluster.origin.set_mood(Mood::Validating);
+    let first = cluster.get(0, "k").await.unwrap();
+    advance(Duration::from_secs(11)).await;
+    assert_eq!(cluster.get(0, "k").await.unwrap().version, first.version);
+    advance(Duration::from_secs(11)).await;
+    cluster.origin.close_gate();
+    let get = cluster.spawn_get(0, "k");
+    cluster.origin.requested(3).await;
+    cluster.groups[0].delete("k", Condition::Always, TIMEOUT).await.unwrap();
+    cluster.origin.let_through(1);
+    assert_eq!(text(&get.await.unwrap().unwrap()), "k=0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_the_origin_has_no_more_is_not_served_as_stale() {
+    let config = GroupConfig { stale_if_error: Duration::from_secs(60), negative_ttl: Duration::ZERO, ..config() };
+    let cluster = single(&config);
+    cluster.get(0, "k").await.unwrap();
+    advance(Duration::from_secs(11)).await;
+    cluster.origin.set_mood(Mood::Empty);
+    assert_eq!(cluster.get(0, "k").await.unwrap().value, None);
+    cluster.origin.set_mood(Mood::Failing);
+    assert_eq!(cluster.get(0, "k").await.unwrap_err().kind(), ErrorKind::Origin);
 }

@@ -70,10 +70,11 @@ impl Cluster {
             addresses.push(address.to_string());
         }
         config.cluster.discovery = crate::config::Discovery::Static;
-        config.cluster.members = addresses.iter().enumerate().map(|(index, address)| crate::config::MemberConfig {
-            name: name(index),
-            address: address.clone(),
-        }).collect();
+        config.cluster.members = addresses
+            .iter()
+            .enumerate()
+            .map(|(index, address)| crate::config::MemberConfig { name: name(index), address: address.clone() })
+            .collect();
 
         let origin_requests = Arc::new(AtomicU64::new(0));
         let mut groups = Vec::new();

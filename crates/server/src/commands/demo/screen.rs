@@ -54,7 +54,9 @@ impl Screen {
     ) -> Result<(), Failure> {
         let moment = Moment { counts, last, since_last, report, elapsed, duration };
         if self.live {
-            return self.draw(&moment).map_err(|error| Failure::failed(format!("the terminal can't be drawn on: {error}")));
+            return self
+                .draw(&moment)
+                .map_err(|error| Failure::failed(format!("the terminal can't be drawn on: {error}")));
         }
         if elapsed >= since_last && report.gets > 0 {
             self.print(&moment);
