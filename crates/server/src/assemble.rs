@@ -77,16 +77,26 @@ pub struct Daemon {
 ///
 /// If the members can't be, or an origin can't be opened.
 pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, Failure> {
+    assemble_around(config, listeners, |loader| loader).await
+}
+
+/// As [`assemble`], with each origin as `around` makes it of the one that the configuration names.
+///
+/// # Errors
+///
+/// As for [`assemble`].
+pub async fn assemble_around(
+    config: &Config,
+    listeners: Listeners,
+    around: impl Fn(Arc<dyn Loader>) -> Arc<dyn Loader>,
+) -> Result<Daemon, Failure> {
     let wrong = |error: larder::Error| Failure::failed(error.to_string());
     let addresses = listeners.addresses().map_err(|error| Failure::failed(format!("no address: {error}")))?;
     let name: Arc<str> = config.node.name(config.node.peer.port()).into();
     let advertised = config.node.advertised(addresses.clients);
 
     let mut builder =
-        larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(match config.cluster.ring {
-            config::Ring::Slots => larder::Ring::Slots,
-            config::Ring::Groupcache => larder::Ring::Groupcache,
-        });
+        larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(config.cluster.ring);
     builder = match config.cluster.discovery {
         Discovery::None => {
             let member = Member { http: advertised.as_str().into(), ..Member::new(name, advertised.as_str()) };
@@ -101,7 +111,7 @@ pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, F
     for (name, group) in &config.groups {
         let loader =
             loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
-        node.core().open_group(name, group.settings(), loader).map_err(wrong)?;
+        node.core().open_group(name, group.settings(), loader.map(&around)).map_err(wrong)?;
         max_ages.insert(name.clone(), group.downstream_max_age);
     }
 

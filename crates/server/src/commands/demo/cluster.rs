@@ -2,9 +2,10 @@
 
 use std::{
     fmt::Write as _,
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,17 +13,16 @@ use std::{
 use futures_util::future::{BoxFuture, pending};
 use larder::{
     LoadError, LoadRequest, Loaded, Loader,
-    core::{self, GroupConfig, stats::Source},
-    origin::{SqliteConfig, SqliteOrigin},
+    core::{self, stats::Source},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::{
-    assemble::{Listeners, assemble},
+    assemble::{Listeners, assemble_around},
     commands::Failure,
-    config::Config,
+    config::{Config, Discovery, MemberConfig},
 };
 
 /// How much longer each request to the origin is made to take.
@@ -43,6 +43,7 @@ pub(super) fn key(index: u64) -> String {
 pub(super) struct Cluster {
     groups: Vec<core::Group>,
     addresses: Vec<String>,
+    turn: AtomicUsize,
     origin_requests: Arc<AtomicU64>,
     _daemons: JoinSet<usize>,
     /// Deleted at the end.
@@ -57,40 +58,32 @@ impl Cluster {
         let file = folder.path().join("users.db");
         fill(&file, rows).map_err(|error| failed("the origin can't be made", &error))?;
 
-        // Every socket is bound before the first node starts, because the list of members names their ports.
-        let mut config = Config::parse("node.listen = '127.0.0.1:0'\nnode.admin = '127.0.0.1:0'", &[])
+        let mut config = Config::parse(&configuration(&file), &[])
             .map_err(|mistakes| failed("the demonstration's own configuration", &mistakes))?;
+        // Every socket is bound before the first node starts, because the list of members names their ports.
         let mut listeners = Vec::new();
-        for _ in 0..nodes {
-            listeners.push(Listeners::bind(&config.node).await?);
-        }
         let mut addresses = Vec::new();
-        for listeners in &listeners {
-            let address = listeners.addresses().map_err(|error| failed("no address", &error))?.clients;
-            addresses.push(address.to_string());
+        for _ in 0..nodes {
+            let bound = Listeners::bind(&config.node).await?;
+            addresses.push(bound.addresses().map_err(|error| failed("no address", &error))?.clients.to_string());
+            listeners.push(bound);
         }
-        config.cluster.discovery = crate::config::Discovery::Static;
-        config.cluster.members = addresses
-            .iter()
-            .enumerate()
-            .map(|(index, address)| crate::config::MemberConfig { name: name(index), address: address.clone() })
-            .collect();
+        config.cluster.discovery = Discovery::Static;
+        let members = addresses.iter().enumerate();
+        config.cluster.members =
+            members.map(|(index, address)| MemberConfig { name: name(index), address: address.clone() }).collect();
 
         let origin_requests = Arc::new(AtomicU64::new(0));
+        let slowly = |origin| -> Arc<dyn Loader> { Arc::new(SlowOrigin { origin, requests: origin_requests.clone() }) };
         let mut groups = Vec::new();
         let mut daemons = JoinSet::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             config.node.name = Some(name(index));
-            let daemon = assemble(&config, listeners).await?;
-            let select = "SELECT body FROM users WHERE id = $1";
-            let origin = SqliteOrigin::open(SqliteConfig::new(format!("sqlite:{}", file.display()), select));
-            let origin = origin.map_err(|error| failed("the origin can't be opened", &error))?;
-            let slow = SlowOrigin { origin, requests: origin_requests.clone() };
-            let group = daemon.node().core().open_group(GROUP, GroupConfig::default(), Some(Arc::new(slow)));
-            groups.push(group.map_err(|error| failed("the group", &error))?);
+            let daemon = assemble_around(&config, listeners, slowly).await?;
+            groups.push(daemon.node().core().group(GROUP).map_err(|error| failed("the group", &error))?);
             daemons.spawn(daemon.run(pending()));
         }
-        Ok(Self { groups, addresses, origin_requests, _daemons: daemons, _folder: folder })
+        Ok(Self { groups, addresses, turn: AtomicUsize::new(0), origin_requests, _daemons: daemons, _folder: folder })
     }
 
     /// Where clients reach the nodes.
@@ -98,9 +91,10 @@ impl Cluster {
         &self.addresses
     }
 
-    /// The group at the node that is asked for this index: each in turn, whoever owns the key.
-    pub(super) fn group_for(&self, index: u64) -> core::Group {
-        self.groups[(index % self.groups.len() as u64) as usize].clone()
+    /// The group at the next node in turn, as behind a load balancer.
+    pub(super) fn next_group(&self) -> core::Group {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.groups[turn % self.groups.len()].clone()
     }
 
     /// How many requests the origin has seen.
@@ -172,8 +166,17 @@ impl Counts {
     }
 }
 
+/// What each node is told; the members are added when their ports are known.
+fn configuration(database: &Path) -> String {
+    let url = toml::Value::from(format!("sqlite:{}", database.display()));
+    format!(
+        "[node]\nlisten = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n\
+         [groups.{GROUP}.origin]\nkind = 'sqlite'\nurl = {url}\nselect = 'SELECT body FROM users WHERE id = $1'\n"
+    )
+}
+
 /// A database with made-up users.
-fn fill(file: &std::path::Path, rows: u32) -> rusqlite::Result<()> {
+fn fill(file: &Path, rows: u32) -> rusqlite::Result<()> {
     let mut database = Connection::open(file)?;
     database.execute("CREATE TABLE users (id TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID", [])?;
     let insertion = database.transaction()?;
@@ -193,7 +196,7 @@ fn fill(file: &std::path::Path, rows: u32) -> rusqlite::Result<()> {
 
 /// An origin made slower, and counted.
 struct SlowOrigin {
-    origin: SqliteOrigin,
+    origin: Arc<dyn Loader>,
     requests: Arc<AtomicU64>,
 }
 

@@ -76,9 +76,8 @@ async fn load(args: &DemoArgs, cluster: &Arc<Cluster>, screen: &mut Screen) -> R
     };
     let target = cluster.clone();
     let mut load = Load::start(&plan, move |key| {
-        let group = target.group_for(key);
+        let group = target.next_group();
         async move {
-            // Ranks are mixed into key names, so that what is hot is spread over the nodes as it would be.
             match group.get(cluster::key(key), TIMEOUT_DEFAULT).await {
                 Ok(answer) if answer.value.is_some() => Outcome::Found,
                 Ok(_) => Outcome::NotFound,
@@ -88,6 +87,8 @@ async fn load(args: &DemoArgs, cluster: &Arc<Cluster>, screen: &mut Screen) -> R
     });
     let start = Instant::now();
     let mut ticks = tokio::time::interval(if screen.is_live() { DRAW_EVERY } else { PRINT_EVERY });
+    // The first tick is at once, when there is nothing to show yet.
+    ticks.tick().await;
     let mut last = (Instant::now(), cluster.counts());
     let report = loop {
         tokio::select! {
@@ -117,8 +118,8 @@ async fn stampede(cluster: &Arc<Cluster>) -> Result<Stampede, Failure> {
     let before = cluster.origin_requests();
     let start = Instant::now();
     let mut callers = JoinSet::new();
-    for caller in 0..STAMPEDE_CALLERS {
-        let group = cluster.group_for(caller as u64);
+    for _ in 0..STAMPEDE_CALLERS {
+        let group = cluster.next_group();
         callers.spawn(async move { group.get(cluster::COLD_KEY, TIMEOUT_DEFAULT).await });
     }
     for answer in callers.join_all().await {

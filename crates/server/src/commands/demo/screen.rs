@@ -58,9 +58,7 @@ impl Screen {
                 .draw(&moment)
                 .map_err(|error| Failure::failed(format!("the terminal can't be drawn on: {error}")));
         }
-        if elapsed >= since_last && report.gets > 0 {
-            self.print(&moment);
-        }
+        self.print(&moment);
         Ok(())
     }
 
