@@ -4,6 +4,17 @@ use std::{ops::Add, sync::Arc, time::Duration};
 
 /// A point on a clock that goes on while the machine sleeps (`CLOCK_BOOTTIME` on Linux), in nanoseconds since some
 /// start. Leases, ttl and authority are counted on it.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::Moment;
+///
+/// let start = Moment::from_nanos(0);
+/// let end = start + Duration::from_secs(3);
+/// assert_eq!(end.since(start), Duration::from_secs(3));
+/// assert_eq!(start.since(end), Duration::ZERO);
+/// assert!(end < Moment::NEVER);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Moment(u64);
 
@@ -49,6 +60,24 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// The two clocks of a machine. Timers are tokio's; this is for what has to be stamped or compared.
+///
+/// ```
+/// use larder_core::{Clock, Moment};
+///
+/// /// Stands still.
+/// struct Stopped;
+///
+/// impl Clock for Stopped {
+///     fn now(&self) -> Moment {
+///         Moment::from_nanos(1)
+///     }
+///
+///     fn wall_ms(&self) -> u64 {
+///         1_750_000_000_000
+///     }
+/// }
+/// assert_eq!(Stopped.now(), Stopped.now());
+/// ```
 pub trait Clock: Send + Sync + 'static {
     /// Now, on the clock that goes on while the machine sleeps.
     fn now(&self) -> Moment;

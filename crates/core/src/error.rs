@@ -7,6 +7,14 @@ use crate::KEY_LEN_MAX;
 /// Why a request could not be answered. Cheap to clone: every waiter of a flight gets the same one.
 ///
 /// "Not found" is no error but an answer, `None`.
+///
+/// ```
+/// use larder_core::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::Overloaded, "too many keys are being fetched at once: try again");
+/// assert!(error.is_retryable() && !error.is_origin());
+/// assert_eq!(error.kind().slug(), "overloaded");
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 

@@ -69,6 +69,20 @@ impl Loaded {
 ///
 /// At most one load of a key is under way for the callers of all nodes that share a view. A load that panics counts as
 /// failed. Its future is dropped when nobody waits for it any longer, or at its deadline.
+///
+/// ```
+/// use futures_util::future::BoxFuture;
+/// use larder_core::{LoadError, LoadRequest, Loaded, Loader};
+///
+/// /// Finds every key, and its length.
+/// struct Lengths;
+///
+/// impl Loader for Lengths {
+///     fn load(&self, request: LoadRequest) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+///         Box::pin(async move { Ok(Loaded::value(request.key.as_bytes().len().to_string())) })
+///     }
+/// }
+/// ```
 pub trait Loader: Send + Sync + 'static {
     /// Loads one key.
     fn load(&self, request: LoadRequest) -> BoxFuture<'_, Result<Loaded, LoadError>>;

@@ -32,6 +32,13 @@ impl fmt::Display for MemberState {
 }
 
 /// A node as the other nodes know it.
+///
+/// ```
+/// use larder_core::{Member, MemberState};
+///
+/// let big = Member { weight: 4, zone: "west".into(), ..Member::new("a", "10.0.0.1:5274") };
+/// assert_eq!((big.state, &*big.address), (MemberState::Serving, "10.0.0.1:5274"));
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Member {
     /// Unique in the cluster.

@@ -37,8 +37,23 @@ pub struct NodeConfig {
     pub transport: Arc<dyn Transport>,
 }
 
-/// A member of the cluster. Cheap to clone. Owns everything that its groups share; two of them in one process have
-/// nothing in common.
+/// A member of the cluster. Cheap to clone. Owns everything that its groups share: two of them in one process have nothing in
+/// common. Programs start one through the crate `larder`, which adds the machine's clocks and the tasks that a node needs.
+///
+/// ```
+/// # #[cfg(feature = "testing")] {
+/// # use std::sync::Arc;
+/// use larder_core::{Group, GroupConfig, Member, Members, Node, NodeConfig, Ring};
+/// # use larder_core::testing::{clock::TokioClock, fake_peer::FakeNetwork};
+///
+/// # fn main() -> Result<(), larder_core::Error> {
+/// # let (clock, transport) = (Arc::new(TokioClock::new()), Arc::new(FakeNetwork::default()));
+/// let config = NodeConfig { name: "a".into(), ring: Ring::Slots, incarnation: 1, seed: 42, clock, transport };
+/// let node = Node::new(config, Members::new([Member::new("a", "10.0.0.1:5274")])?)?;
+/// let group: Group = node.open_group("plain", GroupConfig::default(), None)?;
+/// assert_eq!(node.place("plain", b"k").owner.as_deref(), Some("a"));
+/// # Ok(()) } main().unwrap(); }
+/// ```
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
 

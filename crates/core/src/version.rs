@@ -10,6 +10,12 @@ use std::{
 };
 
 /// A reading of a [`HybridClock`]: 48 bits of milliseconds since 1970 and 16 bits of counter.
+///
+/// ```
+/// use larder_core::version::Reading;
+///
+/// assert_eq!(Reading::from_bits(5 << 16 | 1).wall_ms(), 5);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Reading(u64);
 
@@ -106,6 +112,15 @@ impl FromStr for Version {
 }
 
 /// A clock that follows the wall clock, never goes back and never gives the same reading twice.
+///
+/// ```
+/// use larder_core::HybridClock;
+///
+/// let clock = HybridClock::new(7);
+/// let first = clock.next(1_750_000_000_000);
+/// let second = clock.next(1_749_999_999_000); // The wall clock was turned back.
+/// assert!(second > first);
+/// ```
 #[derive(Debug)]
 pub struct HybridClock {
     last: AtomicU64,

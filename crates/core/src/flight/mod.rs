@@ -81,6 +81,26 @@ struct Flight<T> {
 }
 
 /// What a caller becomes.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::{Key, flight::{Boarding, Flights}};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), larder_core::Error> {
+/// let flights: Flights<&str> = Flights::new();
+/// let key = Key::new("k")?;
+/// let deadline = Instant::now() + Duration::from_secs(1);
+/// let Boarding::Leads(leader, first) = flights.board(&key, deadline) else { unreachable!() };
+/// let Boarding::Joined(second) = flights.board(&key, deadline) else { unreachable!() };
+/// // A write comes in between: the result may not be kept.
+/// flights.overtake(&key, || ());
+/// leader.land(|attached| if attached { "kept" } else { "not kept" });
+/// assert_eq!((first.wait().await, second.wait().await), (Ok("not kept"), Ok("not kept")));
+/// # Ok(())
+/// # }
+/// ```
 pub enum Boarding<T: Clone> {
     /// One of those who wait.
     Joined(Waiter<T>),

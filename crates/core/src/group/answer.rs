@@ -31,7 +31,19 @@ pub enum Outcome {
     },
 }
 
-/// The answer to a get.
+/// The answer to a get: the value, and what is known of it.
+///
+/// ```
+/// use larder_core::{Answer, Outcome};
+///
+/// fn freshness(answer: &Answer) -> &'static str {
+///     match answer.outcome {
+///         Outcome::Hit(_) => "kept",
+///         Outcome::Stale { .. } => "kept beyond its ttl",
+///         Outcome::Miss { .. } => "just fetched",
+///     }
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// The value; `None`: there is none.

@@ -8,6 +8,15 @@ use crate::{Error, ErrorKind, store::Policy};
 pub const HOT_LEASE_MAX: Duration = Duration::from_secs(60);
 
 /// How a group keeps and loads its values. [`GroupConfig::default`] has the documented defaults.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::GroupConfig;
+///
+/// let config = GroupConfig { ttl: Some(Duration::from_secs(300)), ..GroupConfig::default() };
+/// assert!(config.check().is_ok());
+/// assert!(GroupConfig { origin_concurrency: 0, ..config }.check().is_err());
+/// ```
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
     /// Bytes for keys, values and bookkeeping, main and hot tier together.

@@ -13,6 +13,15 @@ pub const BOUNDS_SECONDS: [f64; 19] = [
 ];
 
 /// How often durations fell between which bounds.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::stats::Histogram;
+///
+/// let histogram = Histogram::default();
+/// histogram.observe(Duration::from_millis(3));
+/// assert_eq!(histogram.snapshot().count, 1);
+/// ```
 #[derive(Default, Debug)]
 pub struct Histogram {
     buckets: [AtomicU64; BOUNDS_SECONDS.len() + 1],

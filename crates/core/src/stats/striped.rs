@@ -13,6 +13,14 @@ const STRIPE_COUNT: usize = 16;
 struct Stripe(AtomicU64);
 
 /// A counter that is cheap to add to from many threads, and read seldom.
+///
+/// ```
+/// use larder_core::stats::Striped;
+///
+/// let hits = Striped::default();
+/// hits.add(2);
+/// assert_eq!(hits.sum(), 2);
+/// ```
 #[derive(Default, Debug)]
 pub struct Striped([Stripe; STRIPE_COUNT]);
 
