@@ -286,12 +286,17 @@ impl Entry {
         self.0 == other.0
     }
 
-    /// Has the processor fetch the entry, for a look-up that follows.
+    /// Has the processor fetch the entry's first line, for a look-up that follows.
     #[inline]
     pub(super) fn prefetch(&self) {
         super::prefetch::read(self.0.as_ptr());
-        // Key and value usually lie in the next line.
-        super::prefetch::read(self.behind_header().wrapping_add(24));
+        self.prefetch_rest();
+    }
+
+    /// Has it fetch the second, where the key may end and the value begin, while the first is waited for.
+    #[inline]
+    pub(super) fn prefetch_rest(&self) {
+        super::prefetch::read(self.0.as_ptr().cast::<u8>().wrapping_add(64));
     }
 }
 

@@ -48,8 +48,11 @@ impl Bucket {
         let mut matches = self.matches(tag);
         while matches != 0 {
             let at = (matches.trailing_zeros() / 8) as usize;
-            if self.entries[at].as_ref().is_some_and(&wanted) {
-                return Some(at);
+            if let Some(entry) = &self.entries[at] {
+                entry.prefetch_rest();
+                if wanted(entry) {
+                    return Some(at);
+                }
             }
             matches &= matches - 1;
         }

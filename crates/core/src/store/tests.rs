@@ -9,9 +9,13 @@ use super::{shard::TOUCHED_MAX, *};
 /// Entries of the same sizes cost the same.
 const KEY_LEN: usize = 8;
 
+/// Miri takes a thousand times longer.
+const CASES: u32 = if cfg!(miri) { 2 } else { 256 };
+const SCALE: u64 = if cfg!(miri) { 20 } else { 1 };
+
 /// What one holding of a lock looks at, at the very most: what it may, the victims of the largest entry for which no room
 /// is made beforehand, or a table of the index that holds none but the smallest entries.
-const TOUCHED_BOUND: u64 = TOUCHED_MAX as u64 + (64 << 10) / 70;
+const TOUCHED_BOUND: u64 = TOUCHED_MAX as u64 + (128 << 10) / 70;
 
 fn slot(number: u16) -> Slot {
     Slot::new(number).unwrap()
@@ -224,15 +228,12 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
     }
 }
 
-/// Miri takes a thousand times longer.
-const CASES: u32 = if cfg!(miri) { 3 } else { 256 };
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_operation_agrees_with_a_naive_reference(
-        ops in proptest::collection::vec(ops(), 1..200),
+        ops in proptest::collection::vec(ops(), 1..200 / SCALE as usize),
         shards in 1..5usize,
         lru in any::<bool>(),
     ) {
@@ -253,7 +254,7 @@ proptest! {
 
     #[test]
     fn a_full_shard_under_lru_holds_exactly_the_last_used(
-        uses in proptest::collection::vec((0..24u64, any::<bool>()), 1..400),
+        uses in proptest::collection::vec((0..24u64, any::<bool>()), 1..400 / SCALE as usize),
     ) {
         let store = store(10 * cost(100), Policy::Lru);
         let mut latest: Vec<u64> = Vec::new();
@@ -282,7 +283,7 @@ proptest! {
     }
 
     #[test]
-    fn the_budget_is_never_exceeded(inserts in proptest::collection::vec((0..400u64, 0..5_000usize), 1..400)) {
+    fn the_budget_is_never_exceeded(inserts in proptest::collection::vec((0..400u64, 0..5_000usize), 1..400 / SCALE as usize)) {
         for policy in [Policy::Lru, Policy::S3Fifo] {
             let store = store(64 << 10, policy);
             for &(number, len) in &inserts {
@@ -376,7 +377,7 @@ fn each_reason_is_counted_for_the_tier_of_the_entry() {
 
 #[test]
 fn dropping_slots_looks_at_a_bounded_number_of_entries_at_a_time() {
-    const ITEMS: u64 = if cfg!(miri) { 600 } else { 10_000 };
+    const ITEMS: u64 = 10_000 / SCALE;
     let store = store(1 << 30, Policy::S3Fifo);
     for number in 0..ITEMS {
         let _ = store.insert(&key(number), value(10), Meta { slot: slot((number % 2) as u16), ..meta() });
@@ -389,7 +390,7 @@ fn dropping_slots_looks_at_a_bounded_number_of_entries_at_a_time() {
 #[test]
 fn readers_and_writers_on_many_threads_never_see_another_keys_value() {
     const KEYS: u64 = 512;
-    const ROUNDS: u64 = if cfg!(miri) { 60 } else { 20_000 };
+    const ROUNDS: u64 = 20_000 / SCALE / SCALE;
     let store = Store::new(StoreConfig { capacity_bytes: 64 << 10, shards: Some(4), ..StoreConfig::default() });
     let hits = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -441,10 +442,11 @@ fn a_value_outlives_its_eviction_in_the_hands_of_its_reader() {
 #[test]
 fn a_value_larger_than_a_shards_share_displaces_a_little_everywhere() {
     const SHARDS: usize = 8;
-    const CAPACITY: u64 = 1 << 20;
+    const CAPACITY: u64 = (1 << 20) / SCALE;
     for policy in [Policy::Lru, Policy::S3Fifo] {
         let store = Store::new(StoreConfig { capacity_bytes: CAPACITY, policy, shards: Some(SHARDS), hash_seed: 1 });
-        let fill = |from| (from..from + 10_000).for_each(|number| _ = store.insert(&key(number), value(100), meta()));
+        let fill =
+            |from| (from..from + 10_000 / SCALE).for_each(|number| _ = store.insert(&key(number), value(100), meta()));
         fill(0);
         let before = store.stats();
         let large = CAPACITY as usize / 4;
@@ -463,26 +465,28 @@ fn a_value_larger_than_a_shards_share_displaces_a_little_everywhere() {
 
 #[test]
 fn a_changed_capacity_holds_at_once() {
-    let store = Store::new(StoreConfig { capacity_bytes: 1 << 20, shards: Some(4), ..StoreConfig::default() });
-    let fill = || (0..10_000).for_each(|number| _ = store.insert(&key(number), value(100), meta()));
+    const CAPACITY: u64 = (1 << 20) / SCALE;
+    let store = Store::new(StoreConfig { capacity_bytes: CAPACITY, shards: Some(4), ..StoreConfig::default() });
+    let fill = || (0..10_000 / SCALE).for_each(|number| _ = store.insert(&key(number), value(100), meta()));
     fill();
-    store.set_capacity(1 << 18);
-    assert!(store.stats().bytes() <= 1 << 18);
-    assert!(store.stats().bytes() > 1 << 17);
-    store.set_capacity(1 << 21);
+    store.set_capacity(CAPACITY / 4);
+    assert!(store.stats().bytes() <= CAPACITY / 4);
+    assert!(store.stats().bytes() > CAPACITY / 8);
+    store.set_capacity(CAPACITY * 2);
     fill();
-    assert!(store.stats().bytes() > 1 << 20);
+    assert!(store.stats().bytes() > CAPACITY);
     assert!(store.stats().touched_max <= TOUCHED_BOUND);
 }
 
 #[test]
 fn a_walk_shows_every_entry_of_its_slots_once_the_hottest_first() {
+    const ITEMS: u64 = 2_000 / SCALE;
     for policy in [Policy::Lru, Policy::S3Fifo] {
         let store = Store::new(StoreConfig { policy, shards: Some(4), ..StoreConfig::default() });
-        for number in 0..2_000 {
+        for number in 0..ITEMS {
             let _ = store.insert(&key(number), value(10), Meta { slot: slot((number % 2) as u16), ..meta() });
         }
-        for number in (0..2_000).filter(|number| number % 20 == 0) {
+        for number in (0..ITEMS).filter(|number| number % 20 == 0) {
             for _ in 0..3 {
                 assert!(store.get(&key(number), at(0)).is_some());
             }
@@ -493,10 +497,13 @@ fn a_walk_shows_every_entry_of_its_slots_once_the_hottest_first() {
         let numbers: Vec<u64> = shown.iter().map(|key| u64::from_be_bytes(key[..].try_into().unwrap())).collect();
         let last_hot = numbers.iter().rposition(|number| number % 20 == 0).unwrap();
         // Under LRU, degrees are quarters of the queue.
-        assert!(last_hot < if policy == Policy::Lru { 400 } else { 100 }, "{policy:?}: {last_hot}");
+        assert!(
+            last_hot < if policy == Policy::Lru { ITEMS / 5 } else { ITEMS / 20 } as usize,
+            "{policy:?}: {last_hot}"
+        );
         let mut sorted = numbers;
         sorted.sort_unstable();
-        assert_eq!(sorted, (0..1_000).map(|half| half * 2).collect::<Vec<_>>());
+        assert_eq!(sorted, (0..ITEMS / 2).map(|half| half * 2).collect::<Vec<_>>());
     }
 }
 

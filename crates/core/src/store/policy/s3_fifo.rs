@@ -32,11 +32,18 @@ const WHOLE: u64 = 1 << 16;
 
 /// The small queue's share at first, at least and at most.
 const SMALL_FIRST: u64 = WHOLE / 20;
-const SMALL_MIN: u64 = WHOLE / 100;
+const SMALL_MIN: u64 = WHOLE / 50;
 const SMALL_MAX: u64 = WHOLE * 9 / 10;
 
-/// How far one ghost moves the share, as a part of one entry's share.
-const STEP: u64 = 1;
+/// By how many entries' shares a ghost of the small queue makes it grow, and one of the main queue shrink, in percent.
+/// If both moved it as far, it would stay too large: ghosts of the small queue come back for the main queue's sake, too.
+const GROWN_BY: u64 = 100;
+const SHRUNK_BY: u64 = 150;
+
+/// How many departures a ghost outlasts, in percent of the entries. Who comes back later than that to the small queue
+/// would not have been met in any share of it; with longer windows loops and scans make it grow for nothing.
+const SMALL_WINDOW: usize = 70;
+const MAIN_WINDOW: usize = 100;
 
 /// Hits in the small queue after which an entry is promoted.
 const PROMOTED_HEAT: u32 = 2;
@@ -104,10 +111,10 @@ impl S3Fifo {
     }
 
     fn adapt(&mut self, left: Left) {
-        let step = (STEP * WHOLE / self.items.max(1) as u64).max(1);
+        let step = |percent: u64| (percent * WHOLE / 100 / self.items.max(1) as u64).max(1);
         self.share = match left {
-            Left::Small => (self.share + step).min(SMALL_MAX),
-            Left::Main => self.share.saturating_sub(step).max(SMALL_MIN),
+            Left::Small => (self.share + step(GROWN_BY)).min(SMALL_MAX),
+            Left::Main => self.share.saturating_sub(step(SHRUNK_BY)).max(SMALL_MIN),
         };
     }
 
@@ -149,7 +156,10 @@ impl Policy for S3Fifo {
     fn admit(&mut self, locator: Locator, entry: &Entry, index: &Index, limit: u64, fits: bool) {
         self.items += 1;
         let items = self.items;
-        let window = |_| items;
+        let window = |left| match left {
+            Left::Small => items * SMALL_WINDOW / 100,
+            Left::Main => items * MAIN_WINDOW / 100,
+        };
         match self.ghosts.take(locator, window) {
             Some(ghost) => {
                 self.adapt(ghost.left);
