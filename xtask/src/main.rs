@@ -30,7 +30,7 @@ cargo xtask COMMAND
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
-  compare  store|memory|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
+  compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
   sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
   help     this text
 ";

@@ -7,6 +7,7 @@
 
 mod clock;
 mod hit_ratio;
+mod latency;
 mod memory;
 mod picture;
 mod speed;
@@ -43,6 +44,8 @@ enum What {
     Store(speed::Options),
     /// Bytes an entry beside key and value.
     Memory(memory::Options),
+    /// How long look-ups take while entries are swept or dropped.
+    Latency(latency::Options),
     /// Hits in percent.
     HitRatio(hit_ratio::Options),
     #[command(hide = true)]
@@ -72,6 +75,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         What::HitRatio(options) => print(&hit_ratio::run(options, &names)?, json, |row| {
             let hit_ratio::Row { name, trace, capacity, value } = row;
             format!("{name:16} {trace:16} {capacity:>8} {value:6.2}%")
+        }),
+        What::Latency(options) => print(&latency::run(options), json, |row| {
+            let latency::Row { name, round, look_ups, gone, p50, p99, p9999, most } = row;
+            format!(
+                "{name:10} {round}: {look_ups} look-ups, {gone} entries gone; ns p50 {p50} p99 {p99} p99.99 {p9999} most {most}"
+            )
         }),
         What::Weigh(options) => println!("{}", serde_json::to_string(&memory::weigh(options)?)?),
     }

@@ -10,7 +10,7 @@ use crate::{
     trace::Zipf,
 };
 
-const KEY_LEN: usize = 20;
+pub(crate) const KEY_LEN: usize = 20;
 const VALUE_LEN: usize = 100;
 
 /// Keys a thread draws beforehand, so that drawing isn't measured; a round goes through them again and again.
@@ -129,13 +129,13 @@ fn median(mut of: Vec<f64>) -> f64 {
 }
 
 /// The key of a rank: neighbours in rank are not neighbours in memory, as the numbers are scattered.
-fn key(rank: usize) -> [u8; KEY_LEN] {
+pub(crate) fn key(rank: usize) -> [u8; KEY_LEN] {
     let mut key = *b"key:000000000000\0\0\0\0";
     key[12..].copy_from_slice(&(rank as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     key
 }
 
-fn value(rank: usize) -> [u8; VALUE_LEN] {
+pub(crate) fn value(rank: usize) -> [u8; VALUE_LEN] {
     [rank as u8; VALUE_LEN]
 }
 

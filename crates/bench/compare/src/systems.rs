@@ -67,7 +67,7 @@ pub(crate) fn build(name: &str, room: Room) -> Option<Arc<dyn Cache>> {
     })
 }
 
-const META: Meta = Meta {
+pub(crate) const META: Meta = Meta {
     slot: match Slot::new(1) {
         Some(slot) => slot,
         None => unreachable!(),

@@ -48,6 +48,7 @@ const ABOUT: u16 = 1 << 12;
 const KEPT_STALE: u16 = 1 << 13;
 const LOAD_APART: u16 = 1 << 14;
 const TAGGED: u16 = 1 << 15;
+const PARTS: u16 = ABOUT | KEPT_STALE | LOAD_APART | TAGGED;
 const SLOT_MASK: u16 = SLOT_COUNT - 1;
 const HOT: u16 = 1 << 15;
 
@@ -85,7 +86,11 @@ impl Header {
     }
 
     /// Where the part of this flag begins, counted from behind the header, if it is there; with `0` where the key does.
+    #[inline]
     const fn offset(&self, flag: u16) -> usize {
+        if !self.has(PARTS) {
+            return 0;
+        }
         let mut words = 0;
         if flag != ABOUT && self.has(ABOUT) {
             words += 1;
@@ -202,6 +207,23 @@ impl Entry {
         unsafe { slice::from_raw_parts(self.behind_header().add(header.offset(0)), header.key_len()) }
     }
 
+    /// Whether this is the entry's key. Keys are short and mostly equal if this is asked at all: a call of `memcmp` takes
+    /// longer than the comparison.
+    #[inline]
+    pub(super) fn has_key(&self, key: &[u8]) -> bool {
+        let own = self.key();
+        if own.len() != key.len() {
+            return false;
+        }
+        let (own_words, own_rest) = own.as_chunks::<8>();
+        let (words, rest) = key.as_chunks::<8>();
+        let differing = own_words
+            .iter()
+            .zip(words)
+            .fold(0, |differing, (own, word)| differing | (u64::from_ne_bytes(*own) ^ u64::from_ne_bytes(*word)));
+        differing == 0 && own_rest.iter().zip(rest).fold(0, |differing, (own, byte)| differing | (own ^ byte)) == 0
+    }
+
     /// The value's bytes; none where it is remembered that there is no value.
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
@@ -293,10 +315,11 @@ impl Entry {
         self.prefetch_rest();
     }
 
-    /// Has it fetch the second, where the key may end and the value begin, while the first is waited for.
+    /// Has it fetch the next two, where the key may end and the value of most entries is, while the first is waited for.
     #[inline]
     pub(super) fn prefetch_rest(&self) {
         super::prefetch::read(self.0.as_ptr().cast::<u8>().wrapping_add(64));
+        super::prefetch::read(self.0.as_ptr().cast::<u8>().wrapping_add(128));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::quality::FixedState;
+use foldhash::fast::FixedState;
 
 /// Hashes keys, depending on a seed.
 #[derive(Clone)]

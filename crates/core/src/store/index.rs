@@ -177,7 +177,7 @@ impl Index {
 
     #[inline]
     pub(super) fn find(&self, locator: Locator, key: &[u8]) -> Option<&Entry> {
-        self.find_by(locator, |entry| entry.key() == key)
+        self.find_by(locator, |entry| entry.has_key(key))
     }
 
     #[inline]
@@ -217,12 +217,18 @@ impl Index {
         if full { items } else { 0 }
     }
 
-    /// Puts `entry` where another of the same key is, and returns that one.
-    pub(super) fn replace(&mut self, locator: Locator, entry: &Entry) -> Option<Entry> {
+    /// Puts `entry` where another of the same key is, if `may` agrees, and returns that one.
+    pub(super) fn replace(
+        &mut self,
+        locator: Locator,
+        entry: &Entry,
+        may: impl FnOnce(&Entry) -> bool,
+    ) -> Option<Entry> {
         let (at, fraction) = scale(locator.0, self.tables.len());
         let table = &mut self.tables[at];
-        let (bucket, at) = table.find(fraction, locator.tag(), |other| other.key() == entry.key())?;
-        table.buckets[bucket].entries[at].replace(entry.clone())
+        let (bucket, at) = table.find(fraction, locator.tag(), |other| other.has_key(entry.key()))?;
+        let place = table.buckets[bucket].entries[at].as_mut()?;
+        may(place).then(|| std::mem::replace(place, entry.clone()))
     }
 
     pub(super) fn remove_by(&mut self, locator: Locator, wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {

@@ -66,7 +66,7 @@ pub use marks::Mark;
 use marks::Marks;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use policy::S3Fifo;
-use shard::{BULKY_COST, Shard};
+use shard::{BULKY_COST, REMOVED_MAX, Shard, TOUCHED_MAX};
 use stats::Reason;
 pub use stats::{Evictions, StoreStats, TierStats};
 pub use tag::{TAG_COUNT, TAGS_MAX, Tag, Tags};
@@ -119,8 +119,22 @@ pub struct Store {
     marks: Marks,
     /// The policy moves entries when they are read, so that readers need a shard for themselves.
     reads_alone: bool,
-    /// The shard where the next sweep goes on.
-    swept: Mutex<usize>,
+    swept: Mutex<Swept>,
+}
+
+/// Where the next sweep goes on.
+#[derive(Clone, Copy, Default)]
+struct Swept {
+    shard: usize,
+    cursor: Cursor,
+}
+
+/// What a step through a shard came to.
+struct Step {
+    touched: usize,
+    removed: usize,
+    /// Where to go on, if it isn't through.
+    next: Option<Cursor>,
 }
 
 /// Two cache lines of its own, as processors fetch them in pairs.
@@ -141,7 +155,7 @@ impl Store {
             budget: Budget::new(capacity_bytes),
             marks: Marks::default(),
             reads_alone: policy == Policy::Lru,
-            swept: Mutex::new(0),
+            swept: Mutex::default(),
         }
     }
 
@@ -358,15 +372,42 @@ impl Store {
 
     fn retain(&self, reason: impl Fn(&Entry) -> Option<Reason>) -> usize {
         let mut all = 0;
-        for shard in &self.shards {
+        for number in 0..self.shards.len() {
             let mut next = Some(Cursor::default());
             while let Some(from) = next {
-                let (_, removed, rest) = shard.0.write().retain(from, usize::MAX, &reason);
-                all += removed;
-                next = rest;
+                let step = self.retain_step(number, from, TOUCHED_MAX, &reason);
+                all += step.removed;
+                next = step.next;
             }
         }
         all
+    }
+
+    /// Looks at some entries of a shard and removes those for which there is a reason. It looks under the shared lock, so
+    /// that readers don't wait, and takes the exclusive one a few entries at a time.
+    fn retain_step(
+        &self,
+        number: usize,
+        from: Cursor,
+        touched_max: usize,
+        reason: impl Fn(&Entry) -> Option<Reason>,
+    ) -> Step {
+        let shard = &self.shards[number].0;
+        let mut gone = Vec::new();
+        let (touched, next) = shard.read().index().walk(from, touched_max.min(TOUCHED_MAX), |entry| {
+            if let Some(reason) = reason(entry) {
+                gone.push((entry.clone(), reason));
+            }
+        });
+        let mut removed = 0;
+        for gone in gone.chunks(REMOVED_MAX) {
+            let mut shard = shard.write();
+            removed += shard.remove_all(gone);
+            self.budget.settle(&mut shard, &self.shards);
+            // Whoever waits comes first, however fast the next few follow.
+            RwLockWriteGuard::unlock_fair(shard);
+        }
+        Step { touched, removed, next }
     }
 
     /// Looks at up to about `entries_max` entries, going on where the last call stopped, and removes those that are past
@@ -378,15 +419,17 @@ impl Store {
         let mut left = entries_max;
         let mut ends = 0;
         while left > 0 && ends < self.shards.len() {
-            let mut shard = self.shards[*swept].0.write();
-            let (touched, removed, end) = shard.sweep(left, |entry| self.reason_to_go(entry, now));
-            self.budget.settle(&mut shard, &self.shards);
-            all += removed;
-            left = left.saturating_sub(touched.max(1));
-            if end {
-                ends += 1;
-                *swept = (*swept + 1) % self.shards.len();
-            }
+            let Swept { shard, cursor } = *swept;
+            let step = self.retain_step(shard, cursor, left, |entry| self.reason_to_go(entry, now));
+            all += step.removed;
+            left = left.saturating_sub(step.touched.max(1));
+            *swept = match step.next {
+                Some(cursor) => Swept { shard, cursor },
+                None => {
+                    ends += 1;
+                    Swept { shard: (shard + 1) % self.shards.len(), cursor: Cursor::default() }
+                }
+            };
         }
         all
     }

@@ -4,7 +4,7 @@ use super::{
     Policy as Choice, StoreStats,
     entry::Entry,
     hash::{KeyHasher, Locator},
-    index::{Cursor, Index},
+    index::Index,
     policy::{Lru, Policy, S3Fifo},
     stats::Reason,
 };
@@ -16,6 +16,9 @@ pub(super) const TOUCHED_MAX: usize = 256;
 /// How many bytes of capacity share a table of the index. A table is built anew when it has grown by a quarter: with
 /// entries of 100 bytes it holds some 1,300, which takes a tenth of a millisecond.
 const TABLE_BYTES: u64 = 128 << 10;
+
+/// The most entries that are removed in one holding of the lock, when many are: to remove takes longer than to look.
+pub(super) const REMOVED_MAX: usize = 32;
 
 /// The cost of an entry for which room is made beforehand, in steps: one below displaces so few that one step does.
 pub(super) const BULKY_COST: u64 = 8 << 10;
@@ -40,7 +43,6 @@ pub(super) struct Shard {
     /// How many bytes it may hold.
     pub(super) limit: u64,
     pub(super) stats: StoreStats,
-    swept_to: Cursor,
 }
 
 impl Shard {
@@ -53,7 +55,6 @@ impl Shard {
             },
             limit,
             stats: StoreStats::default(),
-            swept_to: Cursor::default(),
         }
     }
 
@@ -90,7 +91,7 @@ impl Shard {
             }
             let Some((locator, entry)) = self.chosen.policy().evict(&self.index, self.limit, touched) else { break };
             self.index.remove_by(locator, |other| other.is(&entry));
-            self.count_out(&entry, Some(Reason::Capacity));
+            self.count_out(&entry, entry.cost(), Some(Reason::Capacity));
         }
         true
     }
@@ -104,20 +105,33 @@ impl Shard {
             return false;
         }
         let mut touched = 1;
-        let old_cost = self.index.find(locator, entry.key()).map(Entry::cost);
-        let more = cost.saturating_sub(old_cost.unwrap_or_default());
-        let fits = self.stats.bytes() + more <= self.limit;
-        self.evict(more, &mut touched, usize::MAX);
-        if let Some(old) = self.index.replace(locator, entry) {
-            self.chosen.policy().replace(locator, &old, entry, &self.index);
-            self.count_out(&old, None);
-        } else {
-            // The old one, if there was one, is among the evicted.
-            self.evict(cost, &mut touched, usize::MAX);
-            touched += self.index.insert(locator, entry.clone());
-            self.chosen.policy().admit(locator, entry, &self.index, self.limit, fits);
+        let fits = |bytes: u64| self.stats.bytes() + bytes <= self.limit;
+        let mut old_cost = 0;
+        // Most replace one of the same size.
+        let mut old = self.index.replace(locator, entry, |old| {
+            old_cost = old.cost();
+            fits(cost.saturating_sub(old_cost))
+        });
+        if old.is_none() && old_cost > 0 {
+            self.evict(cost.saturating_sub(old_cost), &mut touched, usize::MAX);
+            old = self.index.replace(locator, entry, |_| true);
         }
-        self.count_in(entry);
+        match old {
+            Some(old) => {
+                self.chosen.policy().replace(locator, &old, entry, &self.index);
+                self.count_out(&old, old_cost, None);
+            }
+            // There was none, or it is among the evicted.
+            None => {
+                let fits = self.stats.bytes() + cost <= self.limit;
+                self.evict(cost, &mut touched, usize::MAX);
+                touched += self.index.insert(locator, entry.clone());
+                self.chosen.policy().admit(locator, entry, &self.index, self.limit, fits);
+            }
+        }
+        let tier = &mut self.stats[entry.tier()];
+        tier.bytes += cost;
+        tier.items += 1;
         self.count_touched(touched);
         true
     }
@@ -129,54 +143,25 @@ impl Shard {
         Some(entry)
     }
 
-    pub(super) fn remove_entry(&mut self, locator: Locator, entry: &Entry, reason: Option<Reason>) {
-        self.chosen.policy().forget(entry, &self.index);
-        self.index.remove_by(locator, |other| other.is(entry));
-        self.count_out(entry, reason);
-    }
-
-    /// Looks at some entries from `from` on and removes those for which there is a reason. Returns how many it looked
-    /// at, how many it removed, and where to go on, if it isn't through.
-    pub(super) fn retain(
-        &mut self,
-        from: Cursor,
-        touched_max: usize,
-        reason: impl Fn(&Entry) -> Option<Reason>,
-    ) -> (usize, usize, Option<Cursor>) {
-        let mut gone = Vec::new();
-        let (touched, next) = self.index.walk(from, touched_max.min(TOUCHED_MAX), |entry| {
-            if let Some(reason) = reason(entry) {
-                gone.push((entry.clone(), reason));
-            }
-        });
-        self.count_touched(touched);
-        for (entry, reason) in &gone {
-            self.remove_entry(self.index.locate(entry), entry, Some(*reason));
+    /// Removes the entry, if it is still there, and says whether it was.
+    pub(super) fn remove_entry(&mut self, locator: Locator, entry: &Entry, reason: Option<Reason>) -> bool {
+        if self.index.remove_by(locator, |other| other.is(entry)).is_none() {
+            return false;
         }
-        (touched, gone.len(), next)
+        self.chosen.policy().forget(entry, &self.index);
+        self.count_out(entry, entry.cost(), reason);
+        true
     }
 
-    /// One step of the sweep: how many entries it looked at, how many it removed, and whether it reached the end, from
-    /// where the next step begins anew.
-    pub(super) fn sweep(
-        &mut self,
-        touched_max: usize,
-        reason: impl Fn(&Entry) -> Option<Reason>,
-    ) -> (usize, usize, bool) {
-        let (touched, removed, next) = self.retain(self.swept_to, touched_max, reason);
-        self.swept_to = next.unwrap_or_default();
-        (touched, removed, next.is_none())
+    /// Removes those of the entries that are still there, and returns how many.
+    pub(super) fn remove_all(&mut self, gone: &[(Entry, Reason)]) -> usize {
+        self.count_touched(gone.len());
+        gone.iter().filter(|(entry, reason)| self.remove_entry(self.index.locate(entry), entry, Some(*reason))).count()
     }
 
-    fn count_in(&mut self, entry: &Entry) {
+    fn count_out(&mut self, entry: &Entry, cost: u64, reason: Option<Reason>) {
         let tier = &mut self.stats[entry.tier()];
-        tier.bytes += entry.cost();
-        tier.items += 1;
-    }
-
-    fn count_out(&mut self, entry: &Entry, reason: Option<Reason>) {
-        let tier = &mut self.stats[entry.tier()];
-        tier.bytes -= entry.cost();
+        tier.bytes -= cost;
         tier.items -= 1;
         if let Some(reason) = reason {
             tier.evictions.count(reason);
