@@ -284,7 +284,14 @@ impl Entry {
     /// What a look-up hands out; the value shares this allocation.
     #[inline]
     pub(super) fn hit(&self) -> Hit {
-        Hit { value: (!self.header().has(NOTHING)).then(|| Value::stored(self.clone())), meta: self.meta() }
+        self.clone().into_hit()
+    }
+
+    /// The same for who needs the reference no longer.
+    #[inline]
+    pub(super) fn into_hit(self) -> Hit {
+        let meta = self.meta();
+        Hit { value: (!self.header().has(NOTHING)).then(|| Value::stored(self)), meta }
     }
 
     /// What it costs in memory, in bytes, with its share of the tables.

@@ -177,19 +177,19 @@ impl Store {
             let shard = self.shard(hash).read();
             let entry = shard.index().find(hash.locator(), key)?;
             if self.reason_to_go(entry, now).is_none() {
-                return Some(self.read(entry));
+                self.note_read(entry);
+                return Some(entry.hit());
             }
         }
         self.reclaim(hash, key, now);
         None
     }
 
-    /// Notes the use of an entry of a policy whose readers share the lock, and hands it out.
+    /// Notes the use of an entry of a policy whose readers share the lock.
     #[inline]
-    fn read(&self, entry: &Entry) -> Hit {
+    fn note_read(&self, entry: &Entry) {
         debug_assert!(!self.reads_alone);
         S3Fifo::raise(entry);
-        entry.hit()
     }
 
     fn get_alone(&self, hash: KeyHash, key: &[u8], now: Moment) -> Option<Hit> {
