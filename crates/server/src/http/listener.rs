@@ -125,8 +125,8 @@ where
 /// off.
 ///
 /// A request is answered or, where its head is malformed or can be read in more ways than one, refused with a bare 400;
-/// its connection is closed then. A request with a chunked body is the last one of its connection. A client that closes
-/// its connection, or just its sending half, has its request dropped.
+/// its connection is closed then. A request with a chunked body is the last one of its connection. A client that leaves
+/// has its request dropped, after a second in which it may still read the answer.
 pub async fn serve<A: Accept>(
     mut listener: A,
     handler: impl Handler,

@@ -15,8 +15,8 @@ use larder_core::{
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
     registry::Registry,
 };
 
@@ -369,11 +369,11 @@ struct Samples<'a> {
 
 impl Samples<'_> {
     fn count(&mut self, values: &[&str], count: u64) -> fmt::Result {
-        self.labelled(values, |encoder| ConstCounter::new(count).encode(encoder))
+        self.labelled(values, |encoder| encoder.encode_counter::<NoLabelSet, _, u64>(&count, None))
     }
 
     fn gauge(&mut self, values: &[&str], value: u64) -> fmt::Result {
-        self.labelled(values, |encoder| ConstGauge::new(value).encode(encoder))
+        self.labelled(values, |encoder| encoder.encode_gauge(&value))
     }
 
     fn histogram(&mut self, values: &[&str], snapshot: &HistogramSnapshot) -> fmt::Result {
@@ -384,15 +384,16 @@ impl Samples<'_> {
         let below = [0].iter().chain(cumulative);
         let buckets: Vec<(f64, u64)> =
             bounds.zip(sums.zip(below)).map(|(bound, (sum, below))| (bound, sum - below)).collect();
-        self.labelled(values, |mut encoder| {
-            encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, &buckets, None)
-        })
+        self.labelled(values, |encoder| encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, &buckets, None))
     }
 
-    fn labelled(&mut self, values: &[&str], encode: impl FnOnce(MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {
+    fn labelled(&mut self, values: &[&str], encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {
         debug_assert_eq!(values.len(), self.labels.len());
+        if values.is_empty() {
+            return encode(&mut self.encoder);
+        }
         let labels: Vec<(&str, &str)> = self.labels.iter().copied().zip(values.iter().copied()).collect();
-        encode(self.encoder.encode_family(&labels)?)
+        encode(&mut self.encoder.encode_family(&labels)?)
     }
 }
 

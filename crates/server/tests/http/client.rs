@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use larder_server::http::{Accept, HttpLimits, Problem, Request, Response, serve};
+use larder_server::http::{Accept, Handler, HttpLimits, Problem, Request, Response, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{Notify, mpsc, oneshot},
@@ -85,6 +85,7 @@ impl Accept for Pipes {
 
 /// A server under test.
 pub(crate) struct Server {
+    /// What its handler saw, if that is [`answer`].
     pub(crate) seen: Arc<Seen>,
     pub(crate) connect: mpsc::UnboundedSender<io::Result<DuplexStream>>,
     pub(crate) stop: Option<oneshot::Sender<()>>,
@@ -94,17 +95,21 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(limits: HttpLimits) -> Self {
         let seen = Arc::<Seen>::default();
-        let (connect, accepted) = mpsc::unbounded_channel();
-        let (stop, stopped) = oneshot::channel();
         let handler = {
             let seen = seen.clone();
             move |request| answer(request, seen.clone())
         };
+        Self { seen, ..Self::with(handler, limits) }
+    }
+
+    pub(crate) fn with(handler: impl Handler, limits: HttpLimits) -> Self {
+        let (connect, accepted) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
         let ended = tokio::spawn(serve(Pipes(accepted), handler, limits, shutdown));
-        Self { seen, connect, stop: Some(stop), ended }
+        Self { seen: Arc::default(), connect, stop: Some(stop), ended }
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -150,6 +155,28 @@ impl Answer {
         std::str::from_utf8(&self.body).expect("text")
     }
 
+    /// The value of a header; `""` without it.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.find_map(|(it, value)| it.eq_ignore_ascii_case(name).then_some(value)).unwrap_or_default()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// The `type` of a problem; `""` if it is none.
+    pub(crate) fn problem(&self) -> String {
+        if self.header("content-type") != "application/problem+json" {
+            return String::new();
+        }
+        let json = self.json();
+        assert_eq!(json["status"], self.status);
+        assert!(json["title"].as_str().is_some_and(|title| title.ends_with('.')), "{json}");
+        assert!(json["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{json}");
+        json["type"].as_str().expect("a type").to_owned()
+    }
+
     /// Whether it says that the connection ends with it.
     pub(crate) fn is_last(&self) -> bool {
         self.head.to_ascii_lowercase().contains("connection: close")
@@ -157,14 +184,23 @@ impl Answer {
 
     /// Takes an answer off the front of `bytes`; `None` if it isn't all there.
     pub(crate) fn parse(bytes: &mut Vec<u8>) -> Option<Self> {
+        Self::parse_to("GET", bytes)
+    }
+
+    fn length_of(method: &str, head: &[u8]) -> usize {
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        // An answer to HEAD that would have no body has no length.
+        let is_bare = method == "HEAD" || head.starts_with("http/1.1 304");
+        length.filter(|_| !is_bare).unwrap_or(0)
+    }
+
+    /// The same for the answer to a request of this method.
+    fn parse_to(method: &str, bytes: &mut Vec<u8>) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let head = String::from_utf8(bytes[..end].to_vec()).expect("the head is text");
         let status = head.strip_prefix("HTTP/1.").expect("an answer begins so")[2..5].parse().expect("a status");
-        let length = head
-            .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok())
-            // An answer to HEAD that would have no body has none.
-            .unwrap_or(0);
+        let length = Self::length_of(method, head.as_bytes());
         let body = bytes.get(end..end + length)?.to_vec();
         bytes.drain(..end + length);
         Some(Self { status, head, body })
@@ -181,22 +217,26 @@ impl Client {
 
     /// The next answer; `None` once the connection is closed.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
+        self.answer_to("GET").await
+    }
+
+    /// The same after a request of this method.
+    pub(crate) async fn answer_to(&mut self, method: &str) -> Option<Answer> {
+        // The head one byte at a time, so that nothing of the next answer is taken.
         let mut bytes = Vec::new();
-        loop {
-            if let Some(answer) = Answer::parse(&mut bytes) {
-                assert!(bytes.is_empty(), "one answer at a time");
-                return Some(answer);
-            }
-            // One byte at a time, so that nothing of the next answer is taken.
-            let mut byte = [0];
-            match self.0.read(&mut byte).await {
-                Ok(1) => bytes.push(byte[0]),
-                _ => {
+        while !bytes.ends_with(b"\r\n\r\n") {
+            match self.0.read_u8().await {
+                Ok(byte) => bytes.push(byte),
+                Err(_) => {
                     assert!(bytes.is_empty(), "cut off within an answer");
                     return None;
                 }
             }
         }
+        let head_len = bytes.len();
+        bytes.resize(head_len + Answer::length_of(method, &bytes), 0);
+        self.0.read_exact(&mut bytes[head_len..]).await.expect("all of the body");
+        Answer::parse_to(method, &mut bytes)
     }
 
     /// The next answer; `None` if the connection is closed or the server is still waiting a minute later.

@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
 
+mod admin;
+mod api;
 mod client;
+mod cluster;
 mod fuzz;
 mod limits;
 mod shapes;
