@@ -228,8 +228,11 @@ impl Group {
     #[inline]
     fn look(&self, key: &[u8]) -> Option<Answer> {
         let Inner { store, node, config, .. } = &*self.0;
-        let now = self.now();
-        let hit = store.get(key, now)?;
+        let mut now = Moment::NEVER;
+        let hit = store.get_when(key, || {
+            now = self.now();
+            now
+        })?;
         // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
         // slot that went elsewhere answers nothing.
         if hit.meta.tier != Tier::Main || !node.peek_view().is_mine(hit.meta.slot, key) {
