@@ -26,6 +26,7 @@ pub mod membership;
 mod node;
 pub mod peer;
 pub mod placement;
+pub mod standing;
 pub mod stats;
 pub mod store;
 #[cfg(feature = "testing")]
@@ -43,6 +44,7 @@ pub use loader::{Found, LoadError, LoadRequest, Loaded, Loader};
 pub use membership::{Member, MemberState, Members, Membership};
 pub use node::{GROUPS_MAX, KeyPlace, Node, NodeConfig, check_group_name};
 pub use peer::{PeerClient, PeerService, Transport};
+pub use standing::Standing;
 pub use value::Value;
 pub use version::{HybridClock, Version};
 pub use view::{Ring, View};

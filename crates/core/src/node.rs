@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
-    Clock, Error, ErrorKind, HybridClock, Loader, Member, Members, PeerService, Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, Members, PeerService, Standing, Transport, Version,
     group::{Group, GroupConfig},
     link::Peer,
     peer::{PeerAnswer, PeerQuestion, PeerWrite},
@@ -59,7 +59,7 @@ pub struct Node(Arc<Inner>);
 
 struct Inner {
     config: NodeConfig,
-    versions: HybridClock,
+    standing: Arc<Standing>,
     view: ArcSwap<View>,
     /// Held while a view is put in the place of another.
     changing: Mutex<()>,
@@ -87,12 +87,15 @@ impl Node {
     /// [`ErrorKind::Invalid`] if a member's address can't be one.
     pub fn new(config: NodeConfig, members: Members) -> Result<Self, Error> {
         let mut chance = fastrand::Rng::with_seed(config.seed);
+        let standing = Arc::new(Standing::new(config.name.clone(), config.incarnation, config.clock.clone()));
+        config.transport.introduce(standing.clone());
         let view = View::new(members, &config.name, config.ring, 0, |member| {
             let client = config.transport.link(member)?;
             Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), chance.u64(..))))
         })?;
+        standing.set_view_digest(view.digest());
         Ok(Self(Arc::new(Inner {
-            versions: HybridClock::new(config.incarnation),
+            standing,
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
             view_changes: Counter::default(),
@@ -106,6 +109,12 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.0.config.name
+    }
+
+    /// What it tells other nodes of itself.
+    #[must_use]
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.0.standing
     }
 
     /// Its clocks.
@@ -133,7 +142,7 @@ impl Node {
 
     /// The next version.
     pub(crate) fn next_version(&self) -> Version {
-        self.0.versions.next(self.clock().wall_ms())
+        self.0.standing.next_version()
     }
 
     /// The clock reading that belongs to a load that began `age` ago.
@@ -219,6 +228,7 @@ impl Node {
         let new = Arc::new(new);
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());
+        self.0.standing.set_view_digest(new.digest());
         self.0.view_changes.add(1);
         for group in self.groups() {
             group.change_view(&old, &new);
@@ -255,6 +265,10 @@ struct Serving {
 }
 
 impl PeerService for Serving {
+    fn answer_now(&self, question: &PeerQuestion) -> Option<PeerAnswer> {
+        self.node.group(&question.group).ok()?.serve_now(question.key.as_bytes(), self.over)
+    }
+
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
         Box::pin(async move { self.node.group(&question.group)?.serve(question, self.over).await })
     }

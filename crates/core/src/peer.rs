@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::{Error, Key, Member, Members, Value, Version};
+use crate::{Error, Key, Member, Members, Standing, Value, Version};
 
 /// In which part the receiver is asked (rules G3 and S1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -201,6 +201,11 @@ pub struct PeerQuestion {
 
 /// This node, as the server side of a transport sees it.
 pub trait PeerService: Send + Sync + 'static {
+    /// The answer, if it is at hand. `None`, and nothing done, if the question takes [`answer`](Self::answer).
+    fn answer_now(&self, _question: &PeerQuestion) -> Option<PeerAnswer> {
+        None
+    }
+
     /// Answers another node's question.
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>>;
 
@@ -208,10 +213,19 @@ pub trait PeerService: Send + Sync + 'static {
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>>;
 }
 
+/// What is done with the answer to a question. It must be short and must not wait: other answers come after it.
+pub type Answered = Box<dyn FnOnce(Result<PeerAnswer, PeerError>) + Send>;
+
 /// A link to one other node. Every call ends by its deadline.
 pub trait PeerClient: Send + Sync + 'static {
     /// Asks for a key.
     fn get(&self, request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>>;
+
+    /// Asks for a key, and has the answer handed to `answered`: at the latest when its deadline has passed. A transport that
+    /// serves many at once needs no task of its own for each.
+    fn ask(self: Arc<Self>, request: PeerGet, answered: Answered) {
+        tokio::spawn(async move { answered(self.get(request).await) });
+    }
 
     /// Has a key written; answers with the new version (of a delete: its own), or `None` if the transport doesn't tell.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>>;
@@ -224,6 +238,9 @@ pub trait PeerClient: Send + Sync + 'static {
 pub trait Transport: Send + Sync + 'static {
     /// The name that metrics use: `http`, `grpc`.
     fn name(&self) -> &'static str;
+
+    /// Whose links these are. A node says so before it asks for any.
+    fn introduce(&self, _node: Arc<Standing>) {}
 
     /// A link to this member. Connects when it is first used.
     ///

@@ -13,6 +13,14 @@ use crate::{
 };
 
 impl Group {
+    /// What the store answers to another node's question. `None`, and nothing counted: it takes [`serve`](Self::serve).
+    #[must_use]
+    pub fn serve_now(&self, key: &[u8], over: Protocol) -> Option<PeerAnswer> {
+        let answer = self.look(key)?;
+        self.0.stats.server_requests.of(over).add(1);
+        Some(answer.for_peer(self.0.node.clock()))
+    }
+
     /// Answers another node's question. Asks no third node (rule G3), except that a stand-in hands a question on to an owner that
     /// it can reach.
     ///
@@ -20,15 +28,14 @@ impl Group {
     ///
     /// [`Error`] as for [`get`](Self::get); it is the asker's answer.
     pub async fn serve(&self, question: PeerQuestion, over: Protocol) -> Result<PeerAnswer, Error> {
+        if let Some(answer) = self.serve_now(question.key.as_bytes(), over) {
+            return Ok(answer);
+        }
         self.0.stats.server_requests.of(over).add(1);
-        let answer = match self.look(question.key.as_bytes()) {
-            Some(answer) => answer,
-            None => match self.serve_miss(&question, over).await? {
-                Served::Answer(answer) => answer,
-                Served::HandedOn(answer) => return Ok(answer),
-            },
-        };
-        Ok(answer.for_peer(self.0.node.clock()))
+        match self.serve_miss(&question, over).await? {
+            Served::Answer(answer) => Ok(answer.for_peer(self.0.node.clock())),
+            Served::HandedOn(answer) => Ok(answer),
+        }
     }
 
     async fn serve_miss(&self, question: &PeerQuestion, over: Protocol) -> Result<Served, Error> {

@@ -1,0 +1,93 @@
+//! Makes connections to other nodes.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::http2, rt::Executor};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::{net::TcpStream, task::JoinSet};
+use tonic::{Streaming, body::Body};
+use tower_service::Service;
+
+use super::{
+    limits,
+    proto::{Frame, peer_client::PeerClient},
+};
+
+/// An open exchange. Dropped, it closes the connection, whatever state that is in.
+pub(super) struct Dialled {
+    pub(super) frames: Streaming<Frame>,
+    _tasks: Tasks,
+}
+
+/// Connects to `address` and opens an exchange that sends `outgoing`.
+///
+/// # Errors
+///
+/// What happened, in one sentence.
+pub(super) async fn dial<S>(address: &str, uri: &Uri, outgoing: S) -> Result<Dialled, String>
+where
+    S: futures_util::Stream<Item = Frame> + Send + 'static,
+{
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("connecting failed: {error}"))?;
+    stream.set_nodelay(true).map_err(|error| format!("connecting failed: {error}"))?;
+    let tasks = Tasks::default();
+    let (sender, connection) = http2::Builder::new(Spawn(tasks.0.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| format!("it speaks no HTTP/2: {error}"))?;
+    Spawn(tasks.0.clone()).execute(connection);
+    let mut client =
+        PeerClient::with_origin(Sender(sender), uri.clone()).max_decoding_message_size(limits::ANSWERER_FRAME_LEN_MAX);
+    let answer = client.exchange(outgoing).await.map_err(|status| format!("it refused: {}", status.message()))?;
+    Ok(Dialled { frames: answer.into_inner(), _tasks: tasks })
+}
+
+/// The tasks of a connection.
+#[derive(Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        // They hold the set themselves, through their executor.
+        self.0.lock().abort_all();
+    }
+}
+
+#[derive(Clone)]
+struct Spawn(Arc<Mutex<JoinSet<()>>>);
+
+impl<F> Executor<F> for Spawn
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.lock().spawn(async {
+            future.await;
+        });
+    }
+}
+
+/// The connection, as tonic's client takes it.
+struct Sender(http2::SendRequest<Body>);
+
+impl Service<Request<Body>> for Sender {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = futures_util::future::BoxFuture<'static, Result<Response<Incoming>, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

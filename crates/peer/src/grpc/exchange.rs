@@ -1,0 +1,418 @@
+//! [`Exchange`]: one asker's questions, and the answers to them.
+//!
+//! It is the stream that HTTP/2 draws the answers' frames from, and reads the questions when it is drawn from: whoever
+//! does not read the answers is not read from either. What the node can answer at once goes back in the same turn; what it
+//! has to load is a task of its own.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, future::BoxFuture};
+use larder_core::{
+    Error, ErrorKind, Key, PeerService, Standing, Version,
+    peer::{PeerAnswer, PeerQuestion, PeerWrite, WriteOp},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    convert, limits,
+    pieces::{Incoming, Outgoing},
+    proto::{Answer, Chunk, Frame, Put, Request, answer::Outcome, request::Op},
+    serve::Closing,
+};
+
+/// How many groups' names are kept, so that not every frame makes them anew. Most askers ask for a few.
+const NAMES_MAX: usize = 16;
+
+/// The bytes that an answer takes in a frame beside its value, about.
+const ANSWER_LEN: usize = 64;
+
+/// The answers to one asker.
+pub(super) struct Exchange {
+    service: Arc<dyn PeerService>,
+    standing: Arc<Standing>,
+    frames: Streaming<Frame>,
+    hello: Option<Frame>,
+    names: Vec<Arc<str>>,
+    tasks: JoinSet<Done>,
+    /// Writes whose values are still to come.
+    partial: HashMap<u64, (PeerWrite, String, Incoming)>,
+    partial_len: usize,
+    /// Answers, each with the value that follows in pieces.
+    ready: VecDeque<(Answer, Option<Bytes>)>,
+    ready_len: usize,
+    pieces: Outgoing,
+    /// This node goes: what was asked is answered, and nothing more is read.
+    ending: BoxFuture<'static, ()>,
+    is_ending: bool,
+    is_over: bool,
+    _closing: Closing,
+}
+
+/// What a task brings.
+struct Done {
+    id: u64,
+    /// `None`: nobody waits for it any more.
+    came_to: Option<CameTo>,
+}
+
+enum CameTo {
+    Answer(Result<PeerAnswer, Error>, usize),
+    Written(Result<Option<Version>, Error>),
+}
+
+impl Exchange {
+    pub(super) fn new(
+        service: Arc<dyn PeerService>,
+        standing: Arc<Standing>,
+        frames: Streaming<Frame>,
+        ending: BoxFuture<'static, ()>,
+        closing: Closing,
+    ) -> Self {
+        Self {
+            hello: Some(convert::hello(&standing)),
+            service,
+            standing,
+            frames,
+            names: Vec::new(),
+            tasks: JoinSet::new(),
+            partial: HashMap::new(),
+            partial_len: 0,
+            ready: VecDeque::new(),
+            ready_len: 0,
+            pieces: Outgoing::default(),
+            ending,
+            is_ending: false,
+            is_over: false,
+            _closing: closing,
+        }
+    }
+
+    /// Takes one frame's questions together.
+    fn take(&mut self, frame: Frame) -> Result<(), Status> {
+        convert::check_frame(&self.standing, &frame).map_err(|error| wrong(error.message()))?;
+        if frame.hello.is_some() || !frame.answers.is_empty() {
+            return Err(wrong("a frame carries what only the first one, or who answers, may send"));
+        }
+        let groups =
+            frame.groups.iter().map(|name| self.group_name(name)).collect::<Result<Vec<Arc<str>>, Status>>()?;
+        let now = Instant::now();
+        for request in frame.requests {
+            self.request(request, &groups, now)?;
+        }
+        for chunk in frame.chunks {
+            self.chunk(&chunk)?;
+        }
+        Ok(())
+    }
+
+    fn group_name(&mut self, name: &str) -> Result<Arc<str>, Status> {
+        if let Some(known) = self.names.iter().find(|known| &***known == name) {
+            return Ok(known.clone());
+        }
+        if name.len() > limits::GROUP_LEN_MAX {
+            return Err(wrong("a group's name is too long"));
+        }
+        let name: Arc<str> = name.into();
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.push(name.clone());
+        Ok(name)
+    }
+
+    fn request(&mut self, request: Request, groups: &[Arc<str>], now: Instant) -> Result<(), Status> {
+        let Request { id, group, key, left_ms, op } = request;
+        let op = match op {
+            Some(Op::Ping(ping)) => {
+                self.push(id, Outcome::Pong(ping));
+                return Ok(());
+            }
+            Some(op) => op,
+            None => {
+                self.refuse(id, ErrorKind::Invalid, "this node does not know the operation: it is older");
+                return Ok(());
+            }
+        };
+        if left_ms == 0 {
+            self.refuse(id, ErrorKind::TimedOut, "the deadline had passed when the request arrived");
+            return Ok(());
+        }
+        let Some(group) = groups.get(group as usize) else {
+            return Err(wrong("a request is of a group that its frame does not name"));
+        };
+        let key = match Key::new(key) {
+            Ok(key) => key,
+            Err(error) => {
+                self.push(id, convert::failed(&error));
+                return Ok(());
+            }
+        };
+        let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
+        match op {
+            Op::Get(get) => {
+                let Some(asked_as) = convert::parse_asked_as(get.asked_as) else {
+                    self.refuse(id, ErrorKind::Invalid, "this node does not know what it is asked as: it is older");
+                    return Ok(());
+                };
+                let value_len_max = usize::try_from(get.value_len_max).unwrap_or(usize::MAX);
+                self.question(id, PeerQuestion { group: group.clone(), key, asked_as, deadline }, value_len_max);
+            }
+            Op::Put(mut put) => {
+                let ttl = put.ttl_ms.map(Duration::from_millis);
+                let Some(condition) = convert::parse_condition(put.condition.take()) else {
+                    self.refuse(id, ErrorKind::Invalid, "this node does not know the write's condition: it is older");
+                    return Ok(());
+                };
+                let op = WriteOp::Put { value: Bytes::new().into(), ttl };
+                return self.put(id, PeerWrite { group: group.clone(), key, op, condition, deadline }, put);
+            }
+            Op::Delete(delete) => match convert::parse_condition(delete.condition) {
+                Some(condition) => {
+                    self.write(id, PeerWrite { group: group.clone(), key, op: WriteOp::Delete, condition, deadline });
+                }
+                None => {
+                    self.refuse(id, ErrorKind::Invalid, "this node does not know the write's condition: it is older");
+                }
+            },
+            Op::Ping(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Answers a question: at once, if that can be.
+    fn question(&mut self, id: u64, mut question: PeerQuestion, value_len_max: usize) {
+        if let Some(answer) = self.service.answer_now(&question) {
+            self.answer(id, Ok(answer), value_len_max);
+            return;
+        }
+        if !self.has_room_for_task(id) {
+            return;
+        }
+        // What waits must not keep the whole frame that the key came in.
+        match Key::copy_from(question.key.as_bytes()) {
+            Ok(key) => question.key = key,
+            Err(error) => return self.push(id, convert::failed(&error)),
+        }
+        let service = self.service.clone();
+        self.tasks.spawn(async move {
+            let answer = timeout_at(question.deadline + limits::DEADLINE_GRACE, service.answer(question)).await;
+            Done { id, came_to: answer.ok().map(|answer| CameTo::Answer(answer, value_len_max)) }
+        });
+    }
+
+    fn put(&mut self, id: u64, mut write: PeerWrite, put: Put) -> Result<(), Status> {
+        let WriteOp::Put { value, .. } = &mut write.op else { return Ok(()) };
+        if put.chunked_len == 0 {
+            *value = convert::value(put.value, put.content_type);
+            self.write(id, write);
+            return Ok(());
+        }
+        if !put.value.is_empty() || self.partial.contains_key(&id) {
+            return Err(wrong("a value comes both whole and in chunks, or twice"));
+        }
+        self.drop_late_writes();
+        match usize::try_from(put.chunked_len).ok().filter(|len| *len <= limits::PARTIAL_LEN_MAX) {
+            None => self.refuse(id, ErrorKind::TooLarge, "the value is longer than any that this node takes"),
+            Some(len) if self.partial_len + len > limits::PARTIAL_LEN_MAX => self.overloaded(id),
+            Some(len) => {
+                self.partial_len += len;
+                self.partial.insert(id, (write, put.content_type, Incoming::new(len)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a piece of a value that is written.
+    fn chunk(&mut self, chunk: &Chunk) -> Result<(), Status> {
+        // The write may have been refused meanwhile.
+        let Some((_, _, incoming)) = self.partial.get_mut(&chunk.id) else { return Ok(()) };
+        let Some(whole) = incoming.add(&chunk.data).map_err(wrong)? else { return Ok(()) };
+        if let Some((mut write, content_type, incoming)) = self.partial.remove(&chunk.id) {
+            self.partial_len -= incoming.len();
+            if let WriteOp::Put { value, .. } = &mut write.op {
+                *value = convert::value(whole, content_type);
+            }
+            self.write(chunk.id, write);
+        }
+        Ok(())
+    }
+
+    /// Forgets the writes whose askers stopped sending.
+    fn drop_late_writes(&mut self) {
+        let now = Instant::now();
+        let left = &mut self.partial_len;
+        self.partial.retain(|_, (write, _, incoming)| {
+            let stays = write.deadline > now;
+            *left -= if stays { 0 } else { incoming.len() };
+            stays
+        });
+    }
+
+    fn write(&mut self, id: u64, write: PeerWrite) {
+        if !self.has_room_for_task(id) {
+            return;
+        }
+        let service = self.service.clone();
+        self.tasks.spawn(async move {
+            let outcome = timeout_at(write.deadline + limits::DEADLINE_GRACE, service.write(write)).await;
+            Done { id, came_to: outcome.ok().map(CameTo::Written) }
+        });
+    }
+
+    fn has_room_for_task(&mut self, id: u64) -> bool {
+        let has_room = self.tasks.len() < limits::TASKS_MAX;
+        if !has_room {
+            self.overloaded(id);
+        }
+        has_room
+    }
+
+    fn done(&mut self, done: Done) {
+        match done.came_to {
+            Some(CameTo::Answer(answer, value_len_max)) => self.answer(done.id, answer, value_len_max),
+            Some(CameTo::Written(Ok(version))) => self.push(done.id, convert::written(version)),
+            Some(CameTo::Written(Err(error))) => self.push(done.id, convert::failed(&error)),
+            None => {}
+        }
+    }
+
+    fn answer(&mut self, id: u64, answer: Result<PeerAnswer, Error>, value_len_max: usize) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return self.push(id, convert::failed(&error)),
+        };
+        let (outcome, follows) = convert::outcome(answer, value_len_max);
+        let len = value_len(&outcome) + follows.as_ref().map_or(0, Bytes::len);
+        if self.ready_len + len > limits::READY_LEN_MAX {
+            return self.overloaded(id);
+        }
+        self.ready_len += len;
+        self.ready.push_back((Answer { id, outcome: Some(outcome) }, follows));
+    }
+
+    fn push(&mut self, id: u64, outcome: Outcome) {
+        self.ready.push_back((Answer { id, outcome: Some(outcome) }, None));
+    }
+
+    fn refuse(&mut self, id: u64, kind: ErrorKind, message: &str) {
+        self.push(id, convert::failed(&Error::new(kind, message)));
+    }
+
+    fn overloaded(&mut self, id: u64) {
+        let error = Error::new(ErrorKind::Overloaded, "the node has too much to do for the one that asks");
+        self.push(id, convert::failed(&error.with_retry_after(Duration::from_secs(1))));
+    }
+
+    /// Reads what has come, as far as there is room for the answers.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Read, Status> {
+        for _ in 0..limits::FRAMES_A_TURN {
+            if self.is_ending || self.ready.len() >= limits::READY_COUNT || self.ready_len >= limits::READY_LEN {
+                return Ok(Read::Paused);
+            }
+            match Pin::new(&mut self.frames).poll_next(cx) {
+                Poll::Pending => return Ok(Read::All),
+                Poll::Ready(None) => return Ok(Read::End),
+                Poll::Ready(Some(frame)) => self.take(frame?)?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Read::Paused)
+    }
+
+    /// The next frame, if there is something to send.
+    fn frame(&mut self) -> Option<Frame> {
+        let mut frame = convert::frame(&self.standing);
+        let (mut len, count) = (0, self.ready.len().min(limits::FRAME_COUNT_MAX));
+        frame.answers.reserve(count);
+        while len < limits::FRAME_LEN && frame.answers.len() < count {
+            let Some((answer, follows)) = self.ready.pop_front() else { break };
+            let value_len = answer.outcome.as_ref().map_or(0, value_len);
+            self.ready_len -= value_len;
+            len += value_len + ANSWER_LEN;
+            if let Some(value) = follows {
+                self.pieces.send(answer.id, value);
+            }
+            frame.answers.push(answer);
+        }
+        // After the answers: one of them may be the chunk's.
+        if let Some(chunk) = self.pieces.next(|_| true) {
+            self.ready_len -= chunk.data.len();
+            frame.chunks.push(chunk);
+        }
+        let is_empty = frame.answers.is_empty() && frame.chunks.is_empty();
+        (!is_empty).then_some(frame)
+    }
+}
+
+/// How much of what has come was read.
+enum Read {
+    All,
+    Paused,
+    /// And no more comes.
+    End,
+}
+
+impl Stream for Exchange {
+    type Item = Result<Frame, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        if let Some(hello) = this.hello.take() {
+            return Poll::Ready(Some(Ok(hello)));
+        }
+        this.is_ending = this.is_ending || this.ending.as_mut().poll(cx).is_ready();
+        match this.read(cx) {
+            Ok(Read::All | Read::Paused) => {}
+            Ok(Read::End) => {
+                this.is_over = true;
+                return Poll::Ready(None);
+            }
+            Err(status) => {
+                tracing::debug!(reason = status.message(), "an exchange with another node is ended");
+                this.is_over = true;
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        while this.ready_len < limits::READY_LEN
+            && let Poll::Ready(Some(done)) = this.tasks.poll_join_next(cx)
+        {
+            match done {
+                Ok(done) => this.done(done),
+                Err(error) => tracing::error!(%error, "answering another node's question failed"),
+            }
+        }
+        if let Some(frame) = this.frame() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if this.is_ending && this.tasks.is_empty() {
+            this.is_over = true;
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+}
+
+fn value_len(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Found(found) => found.value.as_ref().map_or(0, Bytes::len),
+        _ => 0,
+    }
+}
+
+fn wrong(message: &str) -> Status {
+    Status::invalid_argument(message)
+}

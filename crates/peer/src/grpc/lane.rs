@@ -1,0 +1,527 @@
+//! [`Lane`]: one connection of a link, the requests on it, and the task that looks after both.
+//!
+//! Callers put requests into the queue and go. [`Outgoing`] is what HTTP/2 draws frames from: each takes what has queued.
+//! The lane's task connects, hands out the answers, ends what is past its deadline and notices when the other node falls
+//! silent. There is no task, timer or channel for each request.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::Uri;
+use larder_core::{
+    Standing,
+    peer::{PeerError, PeerWrite, WriteOp},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    convert,
+    dial::{Dialled, dial},
+    limits,
+    pending::{Ask, Leaving, Pending, Settled, len_of, overloaded},
+    pieces,
+    proto::{self, Frame, Request, request::Op},
+};
+
+/// One connection of a link and what belongs to it.
+pub(super) struct Lane {
+    address: String,
+    uri: Uri,
+    standing: Arc<Standing>,
+    state: Mutex<State>,
+    /// The sweeper must wake earlier than it meant to.
+    rearm: Notify,
+    closing: Notify,
+    /// How many requests it has, about.
+    load: AtomicUsize,
+    /// Whether it is left alone after a failure.
+    is_down: AtomicBool,
+}
+
+struct State {
+    pending: Pending,
+    pieces: pieces::Outgoing,
+    phase: Phase,
+    /// Counts the connections: what belongs to an earlier one has no say any more.
+    connection: u64,
+    /// Of who draws frames, while there is nothing to send.
+    outgoing: Option<Waker>,
+    /// When the sweeper looks next.
+    alarm: Instant,
+    /// Failures in a row.
+    failures: u32,
+    chance: fastrand::Rng,
+}
+
+enum Phase {
+    /// There is no connection, and none was needed.
+    Idle,
+    /// No connection can be made, and none is tried until then.
+    Down {
+        until: Instant,
+        reason: String,
+    },
+    Connecting,
+    Up,
+    /// The link is gone.
+    Closed,
+}
+
+/// How a connection ended.
+enum End {
+    /// It could not be made, or the other node fell silent.
+    Failed(String),
+    /// It broke; whether anything was ever heard on it.
+    Broke { reason: String, heard: bool },
+}
+
+impl Lane {
+    pub(super) fn new(address: String, uri: Uri, standing: Arc<Standing>, number: usize) -> Arc<Self> {
+        let mut seed = DefaultHasher::new();
+        (standing.name(), standing.incarnation(), &address, number).hash(&mut seed);
+        Arc::new(Self {
+            address,
+            uri,
+            standing,
+            state: Mutex::new(State {
+                pending: Pending::default(),
+                pieces: pieces::Outgoing::default(),
+                phase: Phase::Idle,
+                connection: 0,
+                outgoing: None,
+                alarm: Instant::now(),
+                failures: 0,
+                chance: fastrand::Rng::with_seed(seed.finish()),
+            }),
+            rearm: Notify::new(),
+            closing: Notify::new(),
+            load: AtomicUsize::new(0),
+            is_down: AtomicBool::new(false),
+        })
+    }
+
+    /// How much it has to do; all there is if it can do nothing.
+    pub(super) fn load(&self) -> usize {
+        if self.is_down.load(Ordering::Relaxed) { usize::MAX } else { self.load.load(Ordering::Relaxed) }
+    }
+
+    /// Queues a request. `None`: it is settled already.
+    pub(super) fn push(self: &Arc<Self>, ask: Ask, deadline: Instant) -> Option<u64> {
+        let mut state = self.state.lock();
+        match &state.phase {
+            Phase::Closed => {
+                drop(state);
+                ask.settle(Err(PeerError::not_sent("the link is closed")));
+                return None;
+            }
+            Phase::Down { until, reason } if Instant::now() < *until => {
+                let error = PeerError::not_sent(reason.as_str());
+                drop(state);
+                ask.settle(Err(error));
+                return None;
+            }
+            _ => {}
+        }
+        if !state.pending.has_room() {
+            drop(state);
+            ask.settle(Err(overloaded()));
+            return None;
+        }
+        let id = state.pending.push(ask, deadline);
+        self.load.fetch_add(1, Ordering::Relaxed);
+        let starts = matches!(state.phase, Phase::Idle | Phase::Down { .. });
+        if starts {
+            state.phase = Phase::Connecting;
+            state.alarm = deadline;
+        }
+        let earlier = deadline < state.alarm;
+        if earlier {
+            state.alarm = deadline;
+        }
+        let outgoing = state.outgoing.take();
+        drop(state);
+        if starts {
+            tokio::spawn(run(Running { lane: self.clone(), has_ended: false }));
+        } else if earlier {
+            self.rearm.notify_one();
+        }
+        if let Some(outgoing) = outgoing {
+            outgoing.wake();
+        }
+        Some(id)
+    }
+
+    /// Forgets a request: who waited for it has gone.
+    pub(super) fn give_up(&self, id: u64) {
+        let removed = self.state.lock().pending.remove(id);
+        if let Some((_waiting, goes_on)) = removed {
+            self.load.fetch_sub(1, Ordering::Relaxed);
+            self.go_on(goes_on);
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.notify_one();
+        self.end_all(Phase::Closed, "the link is closed");
+    }
+
+    fn go_on(&self, goes_on: bool) {
+        if goes_on {
+            let outgoing = self.state.lock().outgoing.take();
+            if let Some(outgoing) = outgoing {
+                outgoing.wake();
+            }
+        }
+    }
+
+    fn settle(&self, settled: Vec<Settled>) {
+        self.load.fetch_sub(settled.len(), Ordering::Relaxed);
+        for (waiting, outcome) in settled {
+            waiting.settle(outcome);
+        }
+    }
+
+    /// Answers all that waits, for this reason.
+    fn end_all(&self, phase: Phase, reason: &str) {
+        let mut settled = Vec::new();
+        let mut state = self.state.lock();
+        self.is_down.store(matches!(phase, Phase::Down { .. }), Ordering::Relaxed);
+        state.phase = phase;
+        state.connection += 1;
+        state.pieces.clear();
+        state.pending.fail_all(reason, &mut settled);
+        drop(state);
+        self.settle(settled);
+    }
+
+    /// Connects, and does so again for as long as there is something to send.
+    async fn stay_connected(self: &Arc<Self>) {
+        loop {
+            let end = match timeout(limits::CONNECT_TIMEOUT, self.connect()).await {
+                Ok(Ok(dialled)) => self.exchange(dialled).await,
+                Ok(Err(reason)) => End::Failed(reason),
+                Err(_) => End::Failed("it did not say hello in time".to_owned()),
+            };
+            if !self.goes_on_after(end) {
+                return;
+            }
+        }
+    }
+
+    async fn connect(self: &Arc<Self>) -> Result<Dialled, String> {
+        let number = {
+            let mut state = self.state.lock();
+            state.connection += 1;
+            state.connection
+        };
+        let hello = convert::hello(&self.standing);
+        let outgoing = Outgoing { lane: self.clone(), connection: number, hello: Some(hello) };
+        let mut dialled = dial(&self.address, &self.uri, outgoing).await?;
+        let first = dialled.frames.message().await;
+        let first = first.map_err(|status| format!("it refused: {}", status.message()))?;
+        let first = first.ok_or_else(|| "it closed the exchange before it said hello".to_owned())?;
+        convert::check_hello(&self.standing, &first).map_err(|error| error.to_string())?;
+        Ok(dialled)
+    }
+
+    /// Lets requests out and hands answers over until the connection ends.
+    async fn exchange(&self, mut dialled: Dialled) -> End {
+        self.is_down.store(false, Ordering::Relaxed);
+        let outgoing = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Up;
+            state.outgoing.take()
+        };
+        if let Some(outgoing) = outgoing {
+            outgoing.wake();
+        }
+        let (mut heard, mut quiet_ticks) = (false, 0);
+        let mut tick = std::pin::pin!(sleep_until(Instant::now() + limits::TICK_IDLE));
+        loop {
+            tokio::select! {
+                frame = dialled.frames.message() => {
+                    let reason = match frame {
+                        Ok(Some(frame)) => match self.take(frame) {
+                            Ok(()) => {
+                                (heard, quiet_ticks) = (true, 0);
+                                continue;
+                            }
+                            Err(wrong) => wrong,
+                        },
+                        Ok(None) => "it ended the exchange".to_owned(),
+                        Err(status) => format!("the connection broke: {}", status.message()),
+                    };
+                    return End::Broke { reason, heard };
+                }
+                () = &mut tick => {
+                    let waits = !self.state.lock().pending.is_empty();
+                    quiet_ticks = if waits { quiet_ticks + 1 } else { 0 };
+                    if quiet_ticks == limits::PING_AFTER_TICKS {
+                        self.ping();
+                    } else if quiet_ticks >= limits::GIVE_UP_AFTER_TICKS {
+                        return End::Failed("it gives no sign of life".to_owned());
+                    }
+                    let pause = if waits { limits::TICK } else { limits::TICK_IDLE };
+                    tick.as_mut().reset(Instant::now() + pause);
+                }
+            }
+        }
+    }
+
+    /// Asks for a sign of life on the connection that there is.
+    fn ping(&self) {
+        let deadline = Instant::now() + limits::TICK * limits::GIVE_UP_AFTER_TICKS;
+        let mut state = self.state.lock();
+        state.pending.push_ping(deadline);
+        self.load.fetch_add(1, Ordering::Relaxed);
+        let outgoing = state.outgoing.take();
+        drop(state);
+        if let Some(outgoing) = outgoing {
+            outgoing.wake();
+        }
+    }
+
+    /// Hands out what came.
+    fn take(&self, frame: Frame) -> Result<(), String> {
+        convert::check_frame(&self.standing, &frame).map_err(|error| error.to_string())?;
+        if frame.hello.is_some() || !frame.requests.is_empty() {
+            return Err("it sent a frame that only an asker sends".to_owned());
+        }
+        let mut settled = Vec::with_capacity(frame.answers.len());
+        let (mut wrong, mut goes_on) = (None, false);
+        let mut state = self.state.lock();
+        let mut keep = |taken: Result<Option<(Settled, bool)>, &'static str>| match taken {
+            Ok(Some((done, more))) => {
+                settled.push(done);
+                goes_on |= more;
+            }
+            Ok(None) => {}
+            Err(reason) => wrong = Some(reason.to_owned()),
+        };
+        for answer in frame.answers {
+            keep(state.pending.answer(answer));
+        }
+        for chunk in frame.chunks {
+            keep(state.pending.chunk(&chunk));
+        }
+        let outgoing = if goes_on { state.outgoing.take() } else { None };
+        drop(state);
+        if let Some(outgoing) = outgoing {
+            outgoing.wake();
+        }
+        self.settle(settled);
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// Whether another connection is to be made right away.
+    fn goes_on_after(&self, end: End) -> bool {
+        let mut settled = Vec::new();
+        let mut state = self.state.lock();
+        state.connection += 1;
+        state.pieces.clear();
+        let reason = match end {
+            End::Failed(reason) => reason,
+            End::Broke { reason, heard } => {
+                state.failures = if heard { 0 } else { state.failures + 1 };
+                // A connection on which nothing was heard may be one of many. Those are paused between.
+                if state.failures < 2 {
+                    state.pending.requeue(&reason, &mut settled);
+                    let goes_on = !state.pending.is_empty();
+                    state.phase = if goes_on { Phase::Connecting } else { Phase::Idle };
+                    drop(state);
+                    tracing::debug!(address = self.address, reason, "a connection to another node broke");
+                    self.settle(settled);
+                    return goes_on;
+                }
+                reason
+            }
+        };
+        state.failures = state.failures.saturating_add(1);
+        let pause = back_off(state.failures, &mut state.chance);
+        drop(state);
+        tracing::debug!(address = self.address, reason, "no connection to another node");
+        self.end_all(Phase::Down { until: Instant::now() + pause, reason: reason.clone() }, &reason);
+        false
+    }
+
+    /// Ends requests whose deadline has passed, for ever.
+    async fn sweep(&self) {
+        loop {
+            let alarm = self.state.lock().alarm;
+            tokio::select! {
+                () = sleep_until(alarm) => {}
+                () = self.rearm.notified() => continue,
+            }
+            let now = Instant::now();
+            let mut settled = Vec::new();
+            let outgoing = {
+                let mut state = self.state.lock();
+                let next = state.pending.expire(now, &mut settled);
+                let latest = now + limits::SWEEP_EVERY_MAX;
+                state.alarm = next.map_or(latest, |next| next.clamp(now + limits::SWEEP_EVERY_MIN, latest));
+                if settled.is_empty() { None } else { state.outgoing.take() }
+            };
+            if let Some(outgoing) = outgoing {
+                outgoing.wake();
+            }
+            self.settle(settled);
+        }
+    }
+}
+
+fn back_off(failures: u32, chance: &mut fastrand::Rng) -> Duration {
+    let full = limits::BACK_OFF_MIN * 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    full.min(limits::BACK_OFF_MAX).mul_f64(0.5 + chance.f64() / 2.0)
+}
+
+/// A lane's task. If it is gone before its end, with its runtime or in a panic, it leaves nobody waiting.
+struct Running {
+    lane: Arc<Lane>,
+    has_ended: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.lane.end_all(Phase::Idle, "the task that looks after the connection was ended");
+        }
+    }
+}
+
+async fn run(mut running: Running) {
+    let lane = &running.lane;
+    tokio::select! {
+        () = lane.stay_connected() => {}
+        () = lane.sweep() => {}
+        () = lane.closing.notified() => {}
+    }
+    // The lane knows already, and may have another task by now.
+    running.has_ended = true;
+}
+
+/// What a connection's frames are drawn from.
+struct Outgoing {
+    lane: Arc<Lane>,
+    connection: u64,
+    hello: Option<Frame>,
+}
+
+impl Stream for Outgoing {
+    type Item = Frame;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        if let Some(hello) = self.hello.take() {
+            return Poll::Ready(Some(hello));
+        }
+        let mut leaving = Vec::new();
+        let chunk = {
+            let mut state = self.lane.state.lock();
+            let state = &mut *state;
+            if state.connection != self.connection {
+                return Poll::Ready(None);
+            }
+            if matches!(state.phase, Phase::Up) {
+                let mut len = 0;
+                while len < limits::FRAME_LEN && leaving.len() < limits::FRAME_COUNT_MAX {
+                    let Some((id, request)) = state.pending.pop() else { break };
+                    len += len_of(&request);
+                    if let Some(value) = long_value(&request) {
+                        state.pieces.send(id, value);
+                    }
+                    leaving.push((id, request));
+                }
+            }
+            let chunk = state.pieces.next(|id| state.pending.is_pending(id));
+            if leaving.is_empty() && chunk.is_none() {
+                state.outgoing = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            chunk
+        };
+        let mut frame = convert::frame(&self.lane.standing);
+        frame.chunks.extend(chunk);
+        fill(&mut frame, leaving);
+        Poll::Ready(Some(frame))
+    }
+}
+
+/// The value that follows a put in pieces.
+fn long_value(leaving: &Leaving) -> Option<Bytes> {
+    let Leaving::Write(PeerWrite { op: WriteOp::Put { value, .. }, .. }) = leaving else { return None };
+    pieces::is_long(value.len()).then(|| value.to_bytes())
+}
+
+/// Puts requests into a frame, and says that they leave.
+fn fill(frame: &mut Frame, leaving: Vec<(u64, Leaving)>) {
+    let now = Instant::now();
+    let mut groups: Vec<Arc<str>> = Vec::new();
+    frame.requests.reserve(leaving.len());
+    for (id, request) in leaving {
+        let left_ms = |deadline: Instant| convert::millis(deadline.saturating_duration_since(now));
+        let request = match request {
+            Leaving::Ping(deadline) => {
+                Request { id, left_ms: left_ms(deadline), op: Some(Op::Ping(proto::Ping {})), ..Request::default() }
+            }
+            Leaving::Get(mut get) => {
+                get.leaving();
+                let op =
+                    proto::Get { asked_as: convert::asked_as(get.asked_as), value_len_max: get.value_len_max as u64 };
+                Request {
+                    id,
+                    group: place_of(&mut groups, get.group),
+                    key: get.key.to_bytes(),
+                    left_ms: left_ms(get.deadline),
+                    op: Some(Op::Get(op)),
+                }
+            }
+            Leaving::Write(write) => {
+                let condition = convert::condition(write.condition);
+                let op = match write.op {
+                    WriteOp::Delete => Op::Delete(proto::Delete { condition }),
+                    WriteOp::Put { value, ttl } => {
+                        let content_type = value.content_type().map(str::to_owned).unwrap_or_default();
+                        let ttl_ms = ttl.map(convert::millis);
+                        let (value, chunked_len) = match value.len() {
+                            len if pieces::is_long(len) => (Bytes::new(), len as u64),
+                            _ => (value.into_bytes(), 0),
+                        };
+                        Op::Put(proto::Put { value, content_type, ttl_ms, condition, chunked_len })
+                    }
+                };
+                Request {
+                    id,
+                    group: place_of(&mut groups, write.group),
+                    key: write.key.to_bytes(),
+                    left_ms: left_ms(write.deadline),
+                    op: Some(op),
+                }
+            }
+        };
+        frame.requests.push(request);
+    }
+    frame.groups = groups.iter().map(|group| group.to_string()).collect();
+}
+
+/// The place of a group's name among those that the frame names. Most frames name one.
+fn place_of(groups: &mut Vec<Arc<str>>, group: Arc<str>) -> u32 {
+    let place = groups.iter().position(|named| *named == group).unwrap_or_else(|| {
+        groups.push(group);
+        groups.len() - 1
+    });
+    u32::try_from(place).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,110 @@
+//! The limits of the peer protocol, each with its reason.
+
+use std::time::Duration;
+
+/// The most connections of one link. HTTP/2 has a lock a connection, so that one connection keeps about one core busy.
+pub const LANES_MAX: usize = 4;
+
+/// How many requests may wait in each lane before the link opens another. Below it, more lanes make smaller frames only.
+pub const LANE_LOAD: usize = 1024;
+
+/// The most requests of a lane, unsent ones included: as many as a node has flights. Beyond it: overloaded.
+pub const PENDING_MAX: usize = 65_536;
+
+/// The most requests of a lane that are sent and not answered. The others wait in the queue until their deadline. A node
+/// that loads this many keys at once for one other node has more to do than it can.
+pub const IN_FLIGHT_MAX: usize = 8_192;
+
+/// The most questions of one connection that are answered in tasks of their own at once: what an asker may have in flight.
+pub const TASKS_MAX: usize = IN_FLIGHT_MAX;
+
+/// The most requests or answers in a frame. More make a frame no cheaper and its last answer later.
+pub const FRAME_COUNT_MAX: usize = 1_024;
+
+/// When a frame takes nothing more, in bytes: what a connection sends at a go. The last thing in it may go beyond.
+pub const FRAME_LEN: usize = 128 * 1024;
+
+/// The longest frame that an asker may send, in bytes: [`FRAME_LEN`] and a value and a chunk of [`CHUNK_LEN`] each, with
+/// room.
+pub const ASKER_FRAME_LEN_MAX: usize = 1024 * 1024;
+
+/// The longest frame that is taken from who answers, in bytes: the same, or a view of the most members there are.
+pub const ANSWERER_FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// The longest piece of a value that travels at once, in bytes; longer values are cut up. On a gigabit link it holds up what
+/// comes after it for 2 ms.
+pub const CHUNK_LEN: usize = 256 * 1024;
+
+/// The most bytes of values that one connection may have announced in chunks and not sent whole: eight of the longest
+/// values that groups allow unless told otherwise.
+pub const PARTIAL_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// How many bytes of answers may wait to be sent on a connection before no more questions are read from it.
+pub const READY_LEN: usize = 16 * 1024 * 1024;
+
+/// The most bytes of answers that wait to be sent on a connection. What would go beyond is refused: overloaded.
+pub const READY_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// How many answers may wait to be sent on a connection before no more questions are read from it.
+pub const READY_COUNT: usize = 8_192;
+
+/// How many frames are read before what came is answered: those that came together are looked at together, but nobody waits
+/// for an endless row of them.
+pub const FRAMES_A_TURN: usize = 8;
+
+/// The longest name of a group, in bytes.
+pub const GROUP_LEN_MAX: usize = 64;
+
+/// The HTTP/2 window of a stream, in bytes: how much may be under way. A gigabit link of 60 ms holds it.
+pub const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// The HTTP/2 window of a connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// How long connecting may take, hello included: a node that is there takes milliseconds.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The first pause after a connection could not be made; it doubles, and half of it is chance.
+pub const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest such pause: a node that is back is found within a second.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How often a connection that has requests pending is looked at for silence.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// The same for one that has none.
+pub const TICK_IDLE: Duration = Duration::from_millis(500);
+
+/// After this many ticks of silence the other node is asked for a sign of life: half a second.
+pub const PING_AFTER_TICKS: u32 = 5;
+
+/// After this many ticks of silence it is given up: a second later.
+pub const GIVE_UP_AFTER_TICKS: u32 = 15;
+
+/// How much time between two looks for passed deadlines: nobody needs them exact to the millisecond.
+pub const SWEEP_EVERY_MIN: Duration = Duration::from_millis(2);
+
+/// How long a lane looks ahead for deadlines at most.
+pub const SWEEP_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// How long who connected may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most connections at once: [`LANES_MAX`] from each of a thousand nodes.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// How long a connection may take to close after its exchange has ended.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often an idle connection is checked by the node that was connected to.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long such a check may take.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest that a request may take: what is asked for beyond it is cut.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// How long beyond its deadline an answer is worked at: the asker's clock may be a little later, and gives up first.
+pub const DEADLINE_GRACE: Duration = Duration::from_secs(1);

@@ -1,0 +1,314 @@
+//! [`Pending`]: the requests of a lane that wait to be sent or answered, by id.
+//!
+//! An id is a place in the table and the number of its use, so that a late answer to a request that was given up never
+//! meets the one that has its place now.
+
+use std::collections::VecDeque;
+
+use larder_core::{
+    Error, ErrorKind, Version,
+    peer::{Answered, PeerAnswer, PeerError, PeerGet, PeerWrite},
+};
+use slab::Slab;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    convert, limits,
+    pieces::{self, Incoming},
+    proto::{self, answer::Outcome},
+};
+
+/// What is asked, and who waits for the answer.
+pub(super) enum Ask {
+    Get(PeerGet, Answered),
+    /// `None` once it is sent: it never is again.
+    Write(Option<PeerWrite>, oneshot::Sender<Result<Option<Version>, PeerError>>),
+    /// Nobody waits for the link's own.
+    Ping(Instant, Option<oneshot::Sender<Result<(), PeerError>>>),
+}
+
+/// A request on its way out.
+pub(super) enum Leaving {
+    Get(PeerGet),
+    Write(PeerWrite),
+    Ping(Instant),
+}
+
+/// A request that waits.
+pub(super) struct Waiting {
+    id: u64,
+    ask: Ask,
+    sent: bool,
+    /// Whether it was on a connection that broke.
+    repeated: bool,
+    deadline: Instant,
+    /// The value of its answer, as far as that has come.
+    partial: Option<Box<(proto::Found, Incoming)>>,
+}
+
+/// A request that has waited long enough, and what it came to.
+pub(super) type Settled = (Waiting, Result<Outcome, PeerError>);
+
+#[derive(Default)]
+pub(super) struct Pending {
+    waiting: Slab<Waiting>,
+    /// The unsent ones, oldest first, among ids of such as were given up.
+    queue: VecDeque<u64>,
+    in_flight: usize,
+    uses: u32,
+}
+
+impl Ask {
+    /// Tells who waits.
+    pub(super) fn settle(self, outcome: Result<Outcome, PeerError>) {
+        // Those who gave up need no answer.
+        match self {
+            Self::Get(_, answered) => answered(outcome.and_then(get_answer)),
+            Self::Write(_, told) => drop(told.send(outcome.and_then(write_answer))),
+            Self::Ping(_, told) => drop(told.map(|told| told.send(outcome.map(|_| ())))),
+        }
+    }
+}
+
+fn get_answer(outcome: Outcome) -> Result<PeerAnswer, PeerError> {
+    match outcome {
+        Outcome::Found(found) => Ok(convert::parse_found(found)),
+        Outcome::NotOwner(members) => convert::parse_not_owner(members)
+            .map_err(|error| PeerError::broke_off(format!("it sent a view that can't be one: {error}"))),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+fn write_answer(outcome: Outcome) -> Result<Option<Version>, PeerError> {
+    match outcome {
+        Outcome::Written(written) => Ok(convert::parse_written(written)),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+fn not_an_answer(outcome: Outcome) -> PeerError {
+    match outcome {
+        Outcome::Failed(failed) => PeerError::Answered(convert::parse_failed(failed)),
+        _ => PeerError::broke_off("it answered something else than it was asked"),
+    }
+}
+
+impl Waiting {
+    pub(super) fn settle(self, outcome: Result<Outcome, PeerError>) {
+        self.ask.settle(outcome);
+    }
+
+    fn value_len_max(&self) -> usize {
+        match &self.ask {
+            Ask::Get(get, _) => get.value_len_max,
+            _ => usize::MAX,
+        }
+    }
+
+    /// What a request comes to that is not answered, for this reason.
+    fn unanswered(&self, reason: &str) -> PeerError {
+        PeerError::Unreachable { message: reason.into(), sent: self.sent }
+    }
+
+    /// What a request comes to whose deadline has passed.
+    fn late(&self) -> PeerError {
+        match &self.ask {
+            Ask::Write(..) if !self.sent => PeerError::not_sent("the deadline passed before it could be sent"),
+            _ => PeerError::TimedOut,
+        }
+    }
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether another request may be queued.
+    pub(super) fn has_room(&mut self) -> bool {
+        if self.queue.len() >= limits::PENDING_MAX {
+            let waiting = &self.waiting;
+            self.queue.retain(|id| waiting.get(place(*id)).is_some_and(|waiting| waiting.id == *id));
+        }
+        self.waiting.len() < limits::PENDING_MAX
+    }
+
+    /// Queues a request.
+    pub(super) fn push(&mut self, ask: Ask, deadline: Instant) -> u64 {
+        let id = self.insert(ask, deadline);
+        self.queue.push_back(id);
+        id
+    }
+
+    /// Queues the lane's own ping before all others. There is one at a time.
+    pub(super) fn push_ping(&mut self, deadline: Instant) {
+        let id = self.insert(Ask::Ping(deadline, None), deadline);
+        self.queue.push_front(id);
+    }
+
+    fn insert(&mut self, ask: Ask, deadline: Instant) -> u64 {
+        self.uses = self.uses.wrapping_add(1);
+        let entry = self.waiting.vacant_entry();
+        let id = (u64::from(self.uses) << 32) | entry.key() as u64;
+        entry.insert(Waiting { id, ask, sent: false, repeated: false, deadline, partial: None });
+        id
+    }
+
+    pub(super) fn is_pending(&self, id: u64) -> bool {
+        self.waiting.get(place(id)).is_some_and(|waiting| waiting.id == id)
+    }
+
+    fn get_mut(&mut self, id: u64) -> Option<&mut Waiting> {
+        self.waiting.get_mut(place(id)).filter(|waiting| waiting.id == id)
+    }
+
+    /// Takes a request out. Says also whether the queue, which had to wait, can go on.
+    pub(super) fn remove(&mut self, id: u64) -> Option<(Waiting, bool)> {
+        self.get_mut(id)?;
+        let waiting = self.waiting.remove(place(id));
+        let was_full = self.in_flight >= limits::IN_FLIGHT_MAX;
+        self.in_flight -= usize::from(waiting.sent);
+        let goes_on = was_full && waiting.sent && !self.queue.is_empty();
+        Some((waiting, goes_on))
+    }
+
+    /// The next request to send, which counts as sent from here on.
+    pub(super) fn pop(&mut self) -> Option<(u64, Leaving)> {
+        while self.in_flight < limits::IN_FLIGHT_MAX || self.is_ping_first() {
+            let id = self.queue.pop_front()?;
+            let Some(waiting) = self.get_mut(id) else { continue };
+            let leaving = match &mut waiting.ask {
+                // What stays behind is the same question, without those who want to hear of its leaving.
+                Ask::Get(get, _) => {
+                    let PeerGet { group, key, asked_as, value_len_max, deadline, .. } = &*get;
+                    let again = PeerGet::new(group.clone(), key.clone(), *asked_as, *value_len_max, *deadline);
+                    Leaving::Get(std::mem::replace(get, again))
+                }
+                Ask::Write(write, _) => match write.take() {
+                    Some(write) => Leaving::Write(write),
+                    None => continue,
+                },
+                Ask::Ping(deadline, _) => Leaving::Ping(*deadline),
+            };
+            waiting.sent = true;
+            self.in_flight += 1;
+            return Some((id, leaving));
+        }
+        None
+    }
+
+    /// A ping goes out even where nothing else may: it says whether there will be answers.
+    fn is_ping_first(&self) -> bool {
+        let first = self.queue.front().and_then(|id| self.waiting.get(place(*id)));
+        first.is_some_and(|waiting| matches!(waiting.ask, Ask::Ping(..)))
+    }
+
+    /// Takes an answer. `None`: nobody waits for it, or its value is still to come.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(super) fn answer(&mut self, answer: proto::Answer) -> Result<Option<(Settled, bool)>, &'static str> {
+        let proto::Answer { id, outcome } = answer;
+        let Some(waiting) = self.get_mut(id) else { return Ok(None) };
+        if !waiting.sent || waiting.partial.is_some() {
+            return Err("it answered a request that was not sent, or twice");
+        }
+        let value_len_max = waiting.value_len_max();
+        let result = match outcome {
+            Some(Outcome::Found(found)) if found.chunked_len > 0 => {
+                match usize::try_from(found.chunked_len).ok().filter(|len| *len <= value_len_max) {
+                    Some(len) => {
+                        waiting.partial = Some(Box::new((found, Incoming::new(len))));
+                        return Ok(None);
+                    }
+                    None => Ok(convert::failed(&convert::too_large(value_len_max))),
+                }
+            }
+            Some(Outcome::Found(found)) if found.value.as_ref().is_some_and(|value| value.len() > value_len_max) => {
+                Ok(convert::failed(&convert::too_large(value_len_max)))
+            }
+            Some(outcome) => Ok(outcome),
+            None => Err(PeerError::broke_off("it answered something that only a newer node knows")),
+        };
+        Ok(self.remove(id).map(|(waiting, goes_on)| ((waiting, result), goes_on)))
+    }
+
+    /// Takes a piece of an answer's value. `None`: nobody waits for it, or more is to come.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(super) fn chunk(&mut self, chunk: &proto::Chunk) -> Result<Option<(Settled, bool)>, &'static str> {
+        let Some(waiting) = self.get_mut(chunk.id) else { return Ok(None) };
+        let Some(partial) = &mut waiting.partial else { return Err("a chunk came before its answer") };
+        let Some(value) = partial.1.add(&chunk.data)? else { return Ok(None) };
+        let found = proto::Found { value: Some(value), ..std::mem::take(&mut partial.0) };
+        Ok(self.remove(chunk.id).map(|(waiting, goes_on)| ((waiting, Ok(Outcome::Found(found))), goes_on)))
+    }
+
+    /// Takes out those whose deadline has passed, and says when the next one passes.
+    pub(super) fn expire(&mut self, now: Instant, settled: &mut Vec<Settled>) -> Option<Instant> {
+        let late: Vec<u64> = self.waiting.iter().filter(|(_, it)| it.deadline <= now).map(|(_, it)| it.id).collect();
+        for id in late {
+            if let Some((waiting, _)) = self.remove(id) {
+                let late = waiting.late();
+                settled.push((waiting, Err(late)));
+            }
+        }
+        self.waiting.iter().map(|(_, waiting)| waiting.deadline).min()
+    }
+
+    /// Takes out all, for this reason.
+    pub(super) fn fail_all(&mut self, reason: &str, settled: &mut Vec<Settled>) {
+        self.queue.clear();
+        self.in_flight = 0;
+        settled.extend(self.waiting.drain().map(|waiting| {
+            let error = waiting.unanswered(reason);
+            (waiting, Err(error))
+        }));
+    }
+
+    /// The connection broke, for this reason. Questions go back to the head of the queue, once each; all else that was sent is
+    /// taken out.
+    pub(super) fn requeue(&mut self, reason: &str, settled: &mut Vec<Settled>) {
+        let sent: Vec<u64> = self.waiting.iter().filter(|(_, it)| it.sent).map(|(_, it)| it.id).collect();
+        for id in sent.into_iter().rev() {
+            let Some(waiting) = self.get_mut(id) else { continue };
+            if matches!(waiting.ask, Ask::Get(..)) && !waiting.repeated {
+                waiting.sent = false;
+                waiting.repeated = true;
+                waiting.partial = None;
+                self.in_flight -= 1;
+                self.queue.push_front(id);
+            } else if let Some((waiting, _)) = self.remove(id) {
+                let error = waiting.unanswered(reason);
+                settled.push((waiting, Err(error)));
+            }
+        }
+    }
+}
+
+fn place(id: u64) -> usize {
+    (id & u64::from(u32::MAX)) as usize
+}
+
+/// The refusal of a request that finds [`limits::PENDING_MAX`] others.
+pub(super) fn overloaded() -> PeerError {
+    PeerError::Answered(Error::new(ErrorKind::Overloaded, "too many requests to the key's owner are under way"))
+}
+
+/// The bytes that a request takes in a frame, about.
+pub(super) fn len_of(leaving: &Leaving) -> usize {
+    const FIXED: usize = 40;
+    match leaving {
+        Leaving::Get(get) => FIXED + get.key.as_bytes().len(),
+        Leaving::Write(write) => match &write.op {
+            larder_core::peer::WriteOp::Put { value, .. } if !pieces::is_long(value.len()) => {
+                FIXED + write.key.as_bytes().len() + value.len()
+            }
+            _ => FIXED + write.key.as_bytes().len(),
+        },
+        Leaving::Ping(_) => FIXED,
+    }
+}

@@ -1,0 +1,201 @@
+//! Frames that no node of this version sends: newer ones, broken ones, and such as are meant to do harm.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use larder_core::{
+    Member, PeerClient, Transport,
+    peer::PeerError,
+    testing::peer::{EchoNode, deadline, found, question},
+};
+use larder_peer::grpc::{
+    GrpcTransport,
+    proto::{self, Frame, Request, answer::Outcome, request::Op},
+    serve,
+};
+use prost::Message;
+use tokio::{net::TcpListener, time::timeout};
+
+use crate::{
+    contract::{WALL_MS, node, standing, transport},
+    raw::{Heard, Raw, hello},
+};
+
+fn get(id: u64, key: &str) -> Request {
+    let op = proto::Get { asked_as: 0, value_len_max: 1 << 20 };
+    Request { id, group: 0, key: key.to_owned().into(), left_ms: 10_000, op: Some(Op::Get(op)) }
+}
+
+fn frame(requests: Vec<Request>) -> Frame {
+    Frame { groups: vec!["g".into()], requests, ..Frame::default() }
+}
+
+async fn echo() -> SocketAddr {
+    node(Arc::new(EchoNode)).await.0
+}
+
+fn link(address: SocketAddr) -> Arc<dyn PeerClient> {
+    transport().link(&Member::new("b", address.to_string())).unwrap()
+}
+
+/// The answers to these requests, by id.
+async fn answers(raw: &mut Raw, count: usize) -> Vec<(u64, Outcome)> {
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        match raw.hear().await {
+            Heard::Frame(frame) => {
+                answers.extend(frame.answers.into_iter().map(|answer| (answer.id, answer.outcome.unwrap())));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    answers.sort_by_key(|(id, _)| *id);
+    answers
+}
+
+fn slug(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Failed(failed) => &failed.slug,
+        Outcome::Found(_) => "found",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_late_on_arrival_is_refused() {
+    let mut raw = Raw::hello(echo().await).await;
+    let late = Request { left_ms: 0, ..get(1, "k") };
+    raw.send(&frame(vec![late, get(2, "k")]).encode_to_vec());
+    let answers = answers(&mut raw, 2).await;
+    assert_eq!(slug(&answers[0].1), "timed-out");
+    assert_eq!(slug(&answers[1].1), "found");
+}
+
+#[tokio::test]
+async fn what_a_newer_node_adds_is_passed_over_or_refused() {
+    let mut raw = Raw::hello(echo().await).await;
+    let mut newer = frame(vec![Request { op: None, ..get(1, "k") }, get(2, "k")]).encode_to_vec();
+    // A string in field 99 of the frame.
+    newer.extend_from_slice(&[0x9a, 0x06, 0x03, b'n', b'e', b'w']);
+    // A request with the operation of field 30.
+    let mut unknown = Request { op: None, ..get(3, "k") }.encode_to_vec();
+    unknown.extend_from_slice(&[0xf2, 0x01, 0x02, 0x08, 0x01]);
+    newer.extend_from_slice(&[0x2a, u8::try_from(unknown.len()).unwrap()]);
+    newer.extend_from_slice(&unknown);
+    let part = proto::Get { asked_as: 77, value_len_max: 1 };
+    newer.extend(frame(vec![Request { op: Some(Op::Get(part)), ..get(4, "k") }]).encode_to_vec());
+    raw.send(&newer);
+    let answers = answers(&mut raw, 4).await;
+    let slugs: Vec<&str> = answers.iter().map(|(_, outcome)| slug(outcome)).collect();
+    assert_eq!(slugs, ["bad-request", "found", "bad-request", "bad-request"]);
+}
+
+#[tokio::test]
+async fn a_frame_against_the_rules_ends_the_connection_with_a_reason() {
+    let node = echo().await;
+    let chunk = |len| proto::Chunk { id: 9, data: vec![0; len].into() };
+    let put = proto::Put { chunked_len: 10, ..proto::Put::default() };
+    let put = || Request { op: Some(Op::Put(put.clone())), ..get(9, "k") };
+    let both = proto::Put { chunked_len: 10, value: Bytes::from_static(b"v"), ..proto::Put::default() };
+    let cases = [
+        (hello(WALL_MS), "only the first"),
+        (Frame { answers: vec![proto::Answer::default()], ..frame(vec![]) }, "only the first"),
+        (Frame { clock: (WALL_MS + 61_000) << 16, ..frame(vec![]) }, "ahead"),
+        (Frame { groups: vec![], ..frame(vec![get(1, "k")]) }, "does%20not%20name"),
+        (Frame { groups: vec!["g".repeat(65)], ..frame(vec![]) }, "too%20long"),
+        (frame(vec![put(), put()]), "twice"),
+        (frame(vec![Request { op: Some(Op::Put(both)), ..get(1, "k") }]), "twice"),
+        (Frame { chunks: vec![chunk(0)], ..frame(vec![put()]) }, "a%20chunk"),
+        (Frame { chunks: vec![chunk(11)], ..frame(vec![put()]) }, "a%20chunk"),
+    ];
+    for (bad, says) in cases {
+        let mut raw = Raw::hello(node).await;
+        raw.send(&bad.encode_to_vec());
+        let reason = timeout(Duration::from_secs(10), raw.end()).await.unwrap();
+        assert!(reason.replace("%20", " ").contains(&says.replace("%20", " ")), "{reason} for {bad:?}");
+        timeout(Duration::from_secs(10), raw.connection).await.unwrap().unwrap();
+    }
+    assert_eq!(link(node).get(question("k")).await.unwrap(), found("k"));
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_ends_the_connection() {
+    let node = echo().await;
+    let mut raw = Raw::hello(node).await;
+    raw.send_bytes(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
+    timeout(Duration::from_secs(10), raw.end()).await.unwrap();
+    assert_eq!(link(node).get(question("k")).await.unwrap(), found("k"));
+}
+
+#[tokio::test]
+async fn an_exchange_begins_with_a_hello_of_about_the_same_time() {
+    let node = echo().await;
+    for (wall_ms, is_taken) in [(WALL_MS - 11_000, false), (WALL_MS + 11_000, false), (WALL_MS + 9_000, true)] {
+        assert_eq!(Raw::begin(node, &hello(wall_ms).encode_to_vec()).await.is_ok(), is_taken, "{wall_ms}");
+    }
+    let reason = Raw::begin(node, &frame(vec![get(1, "k")]).encode_to_vec()).await.err().unwrap();
+    assert!(reason.contains("hello"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_off_is_not_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, Arc::new(EchoNode), standing("b", WALL_MS + 11_000), std::future::pending()));
+    match link(address).get(question("k")).await {
+        Err(PeerError::Unreachable { message, sent: false }) => assert!(message.contains("clocks"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    let same = GrpcTransport::new();
+    same.introduce(standing("a", WALL_MS + 11_000));
+    let link = same.link(&Member::new("b", address.to_string())).unwrap();
+    assert_eq!(link.get(question("k")).await.unwrap(), found("k"));
+}
+
+/// Valid frames with bytes changed, cut out and put in, from a fixed seed.
+#[tokio::test]
+async fn mutated_frames_leave_the_node_alive() {
+    let node = echo().await;
+    let link = link(node);
+    let mut chance = fastrand::Rng::with_seed(1);
+    let put = proto::Put { chunked_len: 300_000, ..proto::Put::default() };
+    let good = [
+        frame((0..20).map(|id| get(id, "some key")).collect()),
+        Frame {
+            chunks: vec![proto::Chunk { id: 1, data: vec![7; 1000].into() }],
+            ..frame(vec![Request { op: Some(Op::Put(put)), ..get(1, "k") }])
+        },
+        frame(vec![Request { op: Some(Op::Ping(proto::Ping {})), ..get(3, "") }]),
+    ];
+    for round in 0..300 {
+        let mut first = hello(WALL_MS).encode_to_vec();
+        if chance.u8(..) < 32 {
+            mutate(&mut first, &mut chance);
+        }
+        let Ok(raw) = Raw::begin(node, &first).await else { continue };
+        for _ in 0..chance.usize(1..20) {
+            let mut bytes = good[chance.usize(..good.len())].encode_to_vec();
+            for _ in 0..chance.usize(1..4) {
+                mutate(&mut bytes, &mut chance);
+            }
+            raw.send(&bytes);
+        }
+        if round % 10 == 0 {
+            assert_eq!(link.get(question("k")).await.unwrap(), found("k"));
+        }
+    }
+    link.probe(deadline()).await.unwrap();
+}
+
+fn mutate(bytes: &mut Vec<u8>, chance: &mut fastrand::Rng) {
+    let at = chance.usize(..bytes.len().max(1));
+    match chance.u8(..4) {
+        0 => bytes.truncate(at),
+        1 => bytes.insert(at.min(bytes.len()), chance.u8(..)),
+        _ => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = chance.u8(..);
+            }
+        }
+    }
+}
