@@ -322,14 +322,13 @@ impl Store {
                 return Judged::Refused(present);
             }
         }
-        let stored = match entry {
-            Some(entry) => shard.insert(locator, &entry),
-            None => {
-                shard.remove(locator, key, None);
-                false
-            }
+        let (stored, old) = match &entry {
+            Some(entry) => shard.insert(locator, entry),
+            None => (false, shard.remove(locator, key, None)),
         };
         self.budget.settle(&mut shard, &self.shards);
+        drop(shard);
+        drop(old);
         if stored { Judged::Stored } else { Judged::TooLarge }
     }
 

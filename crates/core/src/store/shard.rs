@@ -97,12 +97,12 @@ impl Shard {
     }
 
     /// Stores the entry in place of another of its key, evicting what it takes; false, and that other gone, if it
-    /// doesn't fit. For one of [`BULKY_COST`] or more, room should have been made.
-    pub(super) fn insert(&mut self, locator: Locator, entry: &Entry) -> bool {
+    /// doesn't fit. For one of [`BULKY_COST`] or more, room should have been made. Also returns that other, for the caller
+    /// to free once it let go of the lock.
+    pub(super) fn insert(&mut self, locator: Locator, entry: &Entry) -> (bool, Option<Entry>) {
         let cost = entry.cost();
         if cost > self.limit {
-            self.remove(locator, entry.key(), None);
-            return false;
+            return (false, self.remove(locator, entry.key(), None));
         }
         let mut touched = 1;
         let fits = |bytes: u64| self.stats.bytes() + bytes <= self.limit;
@@ -116,10 +116,10 @@ impl Shard {
             self.evict(cost.saturating_sub(old_cost), &mut touched, usize::MAX);
             old = self.index.replace(locator, entry, |_| true);
         }
-        match old {
+        match &old {
             Some(old) => {
-                self.chosen.policy().replace(locator, &old, entry, &self.index);
-                self.count_out(&old, old_cost, None);
+                self.chosen.policy().replace(locator, old, entry, &self.index);
+                self.count_out(old, old_cost, None);
             }
             // There was none, or it is among the evicted.
             None => {
@@ -133,7 +133,7 @@ impl Shard {
         tier.bytes += cost;
         tier.items += 1;
         self.count_touched(touched);
-        true
+        (true, old)
     }
 
     /// Removes the key's entry, counting it as gone for this reason.

@@ -520,3 +520,47 @@ fn an_entry_read_twice_stays_while_others_pass_through_the_small_queue() {
     assert!(store.peek(&key(1), at(0)).is_some());
     assert!(store.peek(&key(2_000), at(0)).is_none());
 }
+
+/// More entries than many chunks of a queue hold, so that chunks become sparse and are merged.
+#[test]
+fn the_order_of_use_survives_when_sparse_chunks_become_one() {
+    const HELD: u64 = 2_000 / SCALE;
+    let store = store(HELD * cost(100), Policy::Lru);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut used_at: HashMap<u64, u64> = HashMap::new();
+    for turn in 0..40_000 / SCALE {
+        // Most uses are of a few, which leave holes all over the queue.
+        let number = if random.u8(0..4) == 0 { random.u64(0..2 * HELD) } else { random.u64(0..HELD / 4) };
+        if store.get(&key(number), at(0)).is_none() {
+            let _ = store.insert(&key(number), value(100), meta());
+        }
+        used_at.insert(number, turn);
+    }
+    let mut latest: Vec<u64> = used_at.keys().copied().collect();
+    latest.sort_unstable_by_key(|number| u64::MAX - used_at[number]);
+    for (rank, number) in latest.iter().enumerate() {
+        assert_eq!(store.peek(&key(*number), at(0)).is_some(), (rank as u64) < HELD, "rank {rank}");
+    }
+}
+
+#[test]
+fn a_scan_costs_the_default_policy_less_than_lru() {
+    const HELD: u64 = 1_000 / SCALE;
+    let hits = [Policy::Lru, Policy::S3Fifo].map(|policy| {
+        let store = store(HELD * cost(1), policy);
+        let mut random = fastrand::Rng::with_seed(12);
+        let mut hits = 0;
+        for turn in 0..60_000 / SCALE {
+            // Every other half a thousand keys are a scan; the rest favours the low ones.
+            let scanned = (turn / (HELD / 2)).is_multiple_of(2);
+            let number = if scanned { 1_000_000 + turn } else { random.u64(0..HELD * 2).min(random.u64(0..HELD * 2)) };
+            if store.get(&key(number), at(0)).is_some() {
+                hits += 1;
+            } else {
+                let _ = store.insert(&key(number), value(1), meta());
+            }
+        }
+        hits
+    });
+    assert!(hits[1] * 100 > hits[0] * 115, "{hits:?}");
+}
