@@ -1,9 +1,10 @@
 //! [`Health`]: what the requests to a peer tell of it, so that a dead one costs its callers one fast failure and not a
 //! time-out each.
 //!
-//! A state machine without I/O. After [`FAILURES_MAX`] failures in a row the peer is in *back-off*: requests are refused at
-//! once. When that is over, one request goes through as a probe. If it succeeds the peer is up again; if it fails, the next
-//! back-off is twice as long. (The half-open state of a circuit breaker: Nygard, "Release It!", 2007.)
+//! A state machine without I/O. After [`FAILURES_MAX`] failures in a row, or one question for a sign of life that stays
+//! unanswered, the peer is in *back-off*: requests are refused at once. When that is over, one request goes through as a
+//! probe. If it succeeds the peer is up again; if it fails, the next back-off is twice as long. (The half-open state of a
+//! circuit breaker: Nygard, "Release It!", 2007.)
 //!
 //! It sends nothing by itself and does not judge what is a failure: its caller knows the difference between a peer that
 //! could not be reached and one that answered with an error.
@@ -107,6 +108,15 @@ impl Health {
         }
     }
 
+    /// The peer was asked for a sign of life and gave none: that says as much as [`FAILURES_MAX`] failures, and each of
+    /// those would cost a caller just as long a wait.
+    pub fn silent(&self, now: Instant) {
+        let mut machine = self.0.lock();
+        if !matches!(machine.state, HealthState::BackOff { .. }) {
+            machine.back_off(now);
+        }
+    }
+
     /// Whether [`admit`](Self::admit) would let a request go now.
     #[must_use]
     pub fn is_admitting(&self, now: Instant) -> bool {
@@ -136,9 +146,12 @@ impl Machine {
 
     fn failed(&mut self, now: Instant) {
         self.failures += 1;
-        if self.state == HealthState::Up && self.failures < FAILURES_MAX {
-            return;
+        if self.state != HealthState::Up || self.failures >= FAILURES_MAX {
+            self.back_off(now);
         }
+    }
+
+    fn back_off(&mut self, now: Instant) {
         // Between half and the whole of a span that doubles, so that the nodes that lost a peer together don't come back to
         // it together.
         let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(self.back_offs.saturating_add(1)));
@@ -285,6 +298,24 @@ mod tests {
         let apart: std::collections::HashSet<Instant> = (0..100).map(ends).collect();
         assert!(apart.len() > 90);
         assert_eq!(ends(5), ends(5));
+    }
+
+    #[test]
+    fn silence_is_enough_for_a_back_off() {
+        let (now, health) = (Instant::now(), Health::new(1));
+        let waiting: Vec<_> = (0..FAILURES_MAX).map(|_| go(&health, now)).collect();
+        health.silent(now);
+        let until = refused(&health, now);
+        assert!(until - now <= 2 * BACK_OFF_MIN);
+        // Those that waited with it tell nothing new, and neither does more silence.
+        waiting.into_iter().for_each(|permit| permit.failed(now));
+        health.silent(now);
+        assert_eq!(health.state(), HealthState::BackOff { until });
+        let probe = go(&health, until);
+        health.silent(until);
+        probe.failed(until);
+        let longer = refused(&health, until) - until;
+        assert!((2 * BACK_OFF_MIN..=4 * BACK_OFF_MIN).contains(&longer), "the probe's failure counts once: {longer:?}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Two things keep a dead or silent member from costing each caller a deadline. After a few failures it is left alone
 //! for a while ([`Health`]). And a request that takes long is accompanied by probes: a slow answer is waited for as long as
-//! the member shows any sign of life, a member that shows none is given up within one and a half seconds.
+//! the member shows any sign of life, a member that shows none is given up within one and a half seconds, and then left
+//! alone too.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -144,7 +145,11 @@ impl Peer {
             Some((at, alive)) if now < at + PROBE_AFTER => alive,
             _ => {
                 let alive = self.client.probe(now + PROBE_TIMEOUT).await.is_ok();
-                *last = Some((Instant::now(), alive));
+                let now = Instant::now();
+                if !alive {
+                    self.health.silent(now);
+                }
+                *last = Some((now, alive));
                 alive
             }
         }
