@@ -1,7 +1,7 @@
 //! The whole system, drawn in code: makes a daemon of a configuration. This is the only place that names the parts that a daemon
 //! is made of.
 
-use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use larder::{
     Loader, Member,
@@ -9,13 +9,19 @@ use larder::{
     origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
     peer::http::HttpTransport,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     commands::Failure,
     config::{self, Config, Discovery, OriginConfig},
     http::{self, Api, ApiConfig, HttpLimits},
 };
+
+/// How long operators' requests may take once there are no clients any more: they are answered from memory.
+const ADMIN_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// The sockets of a daemon, bound before anything else is done: a port that is taken is the first thing to know.
 pub struct Listeners {
@@ -134,21 +140,28 @@ impl Daemon {
         self.addresses
     }
 
-    /// Serves until `shutdown`; then says so on `/readyz`, takes no more connections, and finishes what runs within
-    /// `drain_timeout`. Answers with how many connections it had to cut off.
+    /// Serves until `shutdown`; then says so on `/readyz`, takes no more connections of clients, and finishes what runs
+    /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
         let Self { node, listeners, api, limits, draining, .. } = self;
-        let stop = draining.subscribe();
-        let stopped = |mut stop: watch::Receiver<bool>| async move {
-            // The sender outlives both servers.
-            let _seen = stop.wait_for(|draining| *draining).await;
-        };
-        let clients = http::serve(listeners.clients, api.clients(), limits.clone(), stopped(stop.clone()));
-        let admin = http::serve(listeners.admin, api.admin(), limits, stopped(stop));
-        let (cut_off, _, ()) = tokio::join!(clients, admin, async {
-            shutdown.await;
-            draining.send_replace(true);
+        let (ended, clients_ended) = oneshot::channel();
+        // Operators are answered to the end: that is how they learn that this node is leaving.
+        let admin_limits = HttpLimits { drain_time_max: ADMIN_DRAIN_TIME, ..limits.clone() };
+        let admin = http::serve(listeners.admin, api.admin(), admin_limits, async {
+            // The sender is not dropped before it has sent.
+            let _sent = clients_ended.await;
         });
+        let clients = async {
+            let stop = async {
+                shutdown.await;
+                draining.send_replace(true);
+            };
+            let cut_off = http::serve(listeners.clients, api.clients(), limits, stop).await;
+            // The receiver waits in the other branch.
+            let _received = ended.send(());
+            cut_off
+        };
+        let (cut_off, _) = tokio::join!(clients, admin);
         drop(node);
         cut_off
     }
