@@ -12,7 +12,8 @@ use crate::cli::OwnerArgs;
 /// A key's place, as the node tells it.
 #[derive(Deserialize)]
 struct Place {
-    slot: u16,
+    /// None on golang/groupcache's ring, which has no slots.
+    slot: Option<u16>,
     /// None while no member takes keys.
     owner: Option<String>,
     /// None where a node is alone.
@@ -32,7 +33,8 @@ pub fn run(args: &OwnerArgs) -> Result<(), Failure> {
     }
     let place: Place = serde_json::from_value(answer)
         .map_err(|error| Failure::failed(format!("the node's answer can't be understood: {error}")))?;
-    let name = |member: Option<String>| member.unwrap_or_else(|| "-".to_owned());
-    let (owner, stand_in, slot) = (name(place.owner), name(place.stand_in), place.slot);
+    let known = |what: Option<String>| what.unwrap_or_else(|| "-".to_owned());
+    let slot = known(place.slot.map(|slot| slot.to_string()));
+    let (owner, stand_in) = (known(place.owner), known(place.stand_in));
     print(format!("owner     {owner}\nstand-in  {stand_in}\nslot      {slot}\n").as_bytes())
 }
