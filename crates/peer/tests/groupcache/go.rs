@@ -1,6 +1,7 @@
 //! Nodes of golang/groupcache, each a process of `node.go`.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -74,9 +75,7 @@ impl Drop for GoNode {
 }
 
 fn escaped(key: &str) -> String {
-    let mut text = String::new();
-    larder_peer::http::path::encode_into(&mut text, key.as_bytes());
-    text
+    key.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// Gets a URL over a connection of its own.
@@ -100,9 +99,11 @@ fn program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let program = folder.join(format!("groupcache-node-{}", env!("CARGO_CRATE_NAME")));
+        // Other processes may be building or running it.
+        let built = program.with_extension(std::process::id().to_string());
         let build = Command::new("go")
             .args(["build", "-o"])
-            .arg(&program)
+            .arg(&built)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../peer/tests/groupcache/node.go"))
             .env("GO111MODULE", "off")
             .env("GOPATH", GOPATH)
@@ -110,7 +111,10 @@ fn program() -> &'static Path {
             .output();
         let how = "install Debian's golang-go and golang-github-golang-groupcache-dev, or set LARDER_WITHOUT=go";
         match build {
-            Ok(output) if output.status.success() => program,
+            Ok(output) if output.status.success() => {
+                fs::rename(&built, &program).expect("both are in one folder");
+                program
+            }
             Ok(output) => panic!("node.go does not build: {how}\n{}", String::from_utf8_lossy(&output.stderr)),
             Err(error) => panic!("go does not run: {how}: {error}"),
         }

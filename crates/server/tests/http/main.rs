@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
 
 mod admin;
+mod answer;
 mod api;
+mod broken;
 mod client;
 mod cluster;
 mod fuzz;

@@ -1,0 +1,123 @@
+//! Several daemons that know each other.
+
+use std::{
+    net::SocketAddr,
+    ops::{Index, IndexMut},
+};
+
+use futures_util::future::join_all;
+use tokio::net::TcpSocket;
+
+use crate::{
+    client::{GROUP, get},
+    process::Daemon,
+};
+
+/// A port that nobody else is given as long as this lives, and that a daemon can listen on: the socket is bound but
+/// does not listen.
+pub(crate) struct Port(TcpSocket);
+
+impl Port {
+    pub(crate) fn take() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // As the daemon's own socket has it: then both may be bound.
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
+/// Daemons named `a`, `b`, `c` and so on.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Daemon>,
+    configs: Vec<String>,
+    _ports: Vec<Port>,
+}
+
+impl Cluster {
+    /// So many nodes, all with the same list of members and these groups.
+    pub(crate) async fn start(len: usize, groups: &str) -> Self {
+        let list = &"abcdefgh"[..len];
+        Self::with_lists(&vec![list; len], groups).await
+    }
+
+    /// A node for each list, which names the members that it knows, in their order.
+    pub(crate) async fn with_lists(lists: &[&str], groups: &str) -> Self {
+        let ports: Vec<Port> = lists.iter().map(|_| Port::take()).collect();
+        let members = |list: &str| {
+            let members = list.bytes().map(|letter| {
+                let address = ports[usize::from(letter - b'a')].address();
+                format!("{:?}", format!("{}={address}", char::from(letter)))
+            });
+            members.collect::<Vec<_>>().join(", ")
+        };
+        let config = |(index, list): (usize, &&str)| {
+            let (name, listen, members) = (name(index), ports[index].address(), members(list));
+            format!(
+                "[node]\nname = \"{name}\"\nlisten = \"{listen}\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+                 [cluster]\ndiscovery = \"static\"\nmembers = [{members}]\n{groups}"
+            )
+        };
+        let configs: Vec<String> = lists.iter().enumerate().map(config).collect();
+        let nodes = join_all(configs.iter().map(|config| Daemon::start(config))).await;
+        Self { nodes, configs, _ports: ports }
+    }
+
+    /// Starts a node again that was killed: the same name, the same place, and nothing in it.
+    pub(crate) async fn restart(&mut self, index: usize) {
+        self.nodes[index] = Daemon::start(&self.configs[index]).await;
+    }
+
+    /// Who owns a key, as the first node sees it.
+    pub(crate) async fn owner(&self, key: &str) -> usize {
+        let answer = self.nodes[0].ask(get(&format!("/v1/cluster/owner/{GROUP}/{key}"))).await.json();
+        usize::from(answer["owner"].as_str().unwrap().as_bytes()[0] - b'a')
+    }
+
+    /// So many keys that begin with `prefix` and belong to a node.
+    pub(crate) async fn keys_of(&self, owner: usize, prefix: &str, len: usize) -> Vec<String> {
+        let mut keys = Vec::new();
+        for number in 0.. {
+            let key = format!("{prefix}{number}");
+            if self.owner(&key).await == owner {
+                keys.push(key);
+            }
+            if keys.len() == len {
+                break;
+            }
+        }
+        keys
+    }
+
+    /// A key that begins with `prefix` and belongs to a node.
+    pub(crate) async fn key_of(&self, owner: usize, prefix: &str) -> String {
+        self.keys_of(owner, prefix, 1).await.remove(0)
+    }
+
+    /// The sum of a metric over all nodes.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        join_all(self.nodes.iter().map(|node| node.metric(name))).await.into_iter().sum()
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = Daemon;
+
+    fn index(&self, index: usize) -> &Daemon {
+        &self.nodes[index]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, index: usize) -> &mut Daemon {
+        &mut self.nodes[index]
+    }
+}
+
+fn name(index: usize) -> char {
+    char::from(b"abcdefgh"[index])
+}

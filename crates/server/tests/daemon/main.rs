@@ -1,0 +1,27 @@
+//! The daemon as a process among others: real sockets, real signals, real deaths.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
+
+#[path = "../http/answer.rs"]
+#[expect(dead_code, reason = "the fuzzing test needs less of it than the tests of the listener")]
+mod answer;
+#[path = "../http/broken.rs"]
+mod broken;
+mod client;
+mod cluster;
+mod commands;
+mod crowd;
+mod faults;
+mod fuzz;
+#[path = "../../../peer/tests/groupcache/go.rs"]
+mod go;
+mod keys;
+mod lifecycle;
+mod members;
+mod memory;
+mod mixed;
+mod one_load;
+mod origin;
+mod process;
+mod reads;
+mod writes;
