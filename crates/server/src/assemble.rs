@@ -6,17 +6,22 @@ use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, 
 use larder::{
     Loader, Member,
     cluster::Static,
+    core::stats::Protocol,
     origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
-    peer::http::HttpTransport,
+    peer::{
+        grpc::{self, GrpcTransport},
+        http::HttpTransport,
+    },
 };
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
+    time::sleep,
 };
 
 use crate::{
     commands::Failure,
-    config::{self, Config, Discovery, OriginConfig},
+    config::{self, Config, Discovery, OriginConfig, Transport},
     http::{self, Api, ApiConfig, HttpLimits},
 };
 
@@ -27,6 +32,8 @@ const ADMIN_DRAIN_TIME: Duration = Duration::from_secs(1);
 pub struct Listeners {
     /// For clients, and for nodes that speak HTTP.
     pub clients: TcpListener,
+    /// For nodes that speak gRPC. Not there where the configured transport is HTTP.
+    pub peers: Option<TcpListener>,
     /// For health, metrics and administration.
     pub admin: TcpListener,
 }
@@ -45,7 +52,11 @@ impl Listeners {
                 ))
             })
         };
-        Ok(Self { clients: bind(config.listen, "listen").await?, admin: bind(config.admin, "admin").await? })
+        let peers = match config.transport {
+            Transport::Grpc => Some(bind(config.peer, "peer").await?),
+            Transport::Http => None,
+        };
+        Ok(Self { clients: bind(config.listen, "listen").await?, peers, admin: bind(config.admin, "admin").await? })
     }
 
     /// Where the sockets are.
@@ -54,7 +65,8 @@ impl Listeners {
     ///
     /// If the system doesn't tell.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        Ok(Addresses { clients: self.clients.local_addr()?, admin: self.admin.local_addr()? })
+        let peers = self.peers.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(Addresses { clients: self.clients.local_addr()?, peers, admin: self.admin.local_addr()? })
     }
 }
 
@@ -63,6 +75,8 @@ impl Listeners {
 pub struct Addresses {
     /// For clients.
     pub clients: SocketAddr,
+    /// For nodes that speak gRPC.
+    pub peers: Option<SocketAddr>,
     /// For administration.
     pub admin: SocketAddr,
 }
@@ -98,18 +112,28 @@ pub async fn assemble_around(
 ) -> Result<Daemon, Failure> {
     let wrong = |error: larder::Error| Failure::failed(error.to_string());
     let addresses = listeners.addresses().map_err(|error| Failure::failed(format!("no address: {error}")))?;
-    let name: Arc<str> = config.node.name(config.node.peer.port()).into();
-    let advertised = config.node.advertised(addresses.clients);
+    let name: Arc<str> = config.node.name(addresses.peers.unwrap_or(config.node.peer).port()).into();
+    let http = config.node.advertised(addresses.clients);
+    let address = addresses.peers.map_or_else(|| http.clone(), |peers| config.node.advertised(peers));
 
-    let mut builder =
-        larder::Node::builder().name(name.clone()).transport(HttpTransport::new()).ring(config.cluster.ring);
+    let mut builder = larder::Node::builder().name(name.clone()).ring(config.cluster.ring);
+    builder = match config.node.transport {
+        Transport::Grpc => builder.transport(GrpcTransport::new()),
+        Transport::Http => builder.transport(HttpTransport::new()),
+    };
     builder = match config.cluster.discovery {
         Discovery::None => {
-            let member = Member { http: advertised.as_str().into(), ..Member::new(name, advertised.as_str()) };
+            let member = Member { http: http.into(), ..Member::new(name, address) };
             let member = Member { weight: config.node.weight, zone: config.node.zone.as_str().into(), ..member };
             builder.membership(Static::new([member]).map_err(wrong)?)
         }
-        Discovery::Static => builder.membership(Static::new(config.cluster.members.iter().map(member)).map_err(wrong)?),
+        Discovery::Static => {
+            let members = config.cluster.members.iter().map(|it| match config.node.transport {
+                Transport::Grpc => Member::new(it.name.as_str(), it.address.as_str()),
+                Transport::Http => http_member(it),
+            });
+            builder.membership(Static::new(members).map_err(wrong)?)
+        }
     };
     let node = builder.start().await.map_err(wrong)?;
 
@@ -151,6 +175,25 @@ impl Daemon {
             // The sender is not dropped before it has sent.
             let _sent = clients_ended.await;
         });
+        let drains = |mut draining: watch::Receiver<bool>| async move {
+            // The sender is there until all is served.
+            drop(draining.wait_for(|draining| *draining).await);
+        };
+        let (begins, watched) = (drains(draining.subscribe()), drains(draining.subscribe()));
+        let drain_time_max = limits.drain_time_max;
+        let too_late = async {
+            watched.await;
+            sleep(drain_time_max).await;
+        };
+        let peers = async {
+            let Some(listener) = listeners.peers else { return };
+            let core = node.core();
+            tokio::select! {
+                () = grpc::serve(listener, core.service(Protocol::Grpc), core.standing().clone(), begins) => {}
+                // Whoever was not answered by then asks the stand-in.
+                () = too_late => {}
+            }
+        };
         let clients = async {
             let stop = async {
                 shutdown.await;
@@ -161,14 +204,14 @@ impl Daemon {
             let _received = ended.send(());
             cut_off
         };
-        let (cut_off, _) = tokio::join!(clients, admin);
+        let (cut_off, _, ()) = tokio::join!(clients, admin, peers);
         drop(node);
         cut_off
     }
 }
 
-/// A static member. Over HTTP the address is where its clients are served, too.
-fn member(config: &config::MemberConfig) -> Member {
+/// A static member over HTTP: its address is where its clients are served, too.
+fn http_member(config: &config::MemberConfig) -> Member {
     let address = config.address.as_str();
     let http = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
     Member { http: http.into(), ..Member::new(config.name.as_str(), address) }

@@ -55,8 +55,12 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 }
 
 /// Says on stdout where the node is, a line each that a script can read: ports may have been chosen by the system.
-fn announce(name: &str, Addresses { clients, admin }: Addresses) {
-    let text = format!("larder: node {name} is serving\n  clients  http://{clients}\n  admin    http://{admin}\n");
+fn announce(name: &str, Addresses { clients, peers, admin }: Addresses) {
+    let mut text = format!("larder: node {name} is serving\n  clients  http://{clients}\n");
+    if let Some(peers) = peers {
+        text += &format!("  peers    {peers}\n");
+    }
+    text += &format!("  admin    http://{admin}\n");
     // Who closed stdout doesn't want to know.
     let _ = io::stdout().write_all(text.as_bytes());
     let _ = io::stdout().flush();

@@ -54,6 +54,8 @@ section! {
 /// How nodes talk to each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
+    /// Larder's own protocol: many requests in each message.
+    Grpc,
     /// golang/groupcache's protocol for reads, the client API for writes.
     Http,
 }
@@ -71,8 +73,8 @@ section! {
         admin: SocketAddr = Listener, Default("127.0.0.1:5276");
         /// The host at which others reach this node, as `GET /v1/cluster` gives it.
         advertise: Option<String> = shapes::HOST, Absent("each listener's own address, or the host's name where that is `0.0.0.0` or `[::]`");
-        /// How nodes talk to each other. `"http"` is golang/groupcache's protocol for reads and the client API for writes.
-        transport: Transport = Choice(&[Later("grpc"), Works("http", Transport::Http)]), Default("http");
+        /// How nodes talk to each other; the same on every node. `"grpc"` is Larder's own protocol. `"http"` is golang/groupcache's protocol for reads and the client API for writes.
+        transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("http");
         /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.

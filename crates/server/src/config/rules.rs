@@ -127,8 +127,9 @@ impl Rules<'_> {
             if cluster.discovery != Discovery::Static {
                 self.breaks("cluster.ring", "\"groupcache\" needs discovery = \"static\" and members");
             }
-            // It needs HTTP between nodes as well. As long as that is the only transport, this line compiles.
-            let Transport::Http = self.config.node.transport;
+            if self.config.node.transport != Transport::Http {
+                self.breaks("cluster.ring", "\"groupcache\" needs node.transport = \"http\", which Go nodes speak");
+            }
         }
         if cluster.discovery != Discovery::Static {
             return;

@@ -117,7 +117,6 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "line 1: groups.Users: expected a group's name: a lower-case letter or a digit first, then lower-case letters, digits, \"_\" and \"-\", 64 in all, but found \"Users\"",
         ),
         // What does not work yet.
-        ("[node]\ntransport = 'grpc'", "line 2: node.transport: \"grpc\" does not work yet: use \"http\""),
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         (
             "[cluster]\ndiscovery = 'etcd'\netcd = ['http://x']",
@@ -213,6 +212,10 @@ fn every_mistake_is_named_with_its_key_and_line() {
         (
             "[cluster]\nring = 'groupcache'",
             "line 2: cluster.ring: \"groupcache\" needs discovery = \"static\" and members",
+        ),
+        (
+            "node.name = 'a'\nnode.transport = 'grpc'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080']",
+            "line 4: cluster.ring: \"groupcache\" needs node.transport = \"http\", which Go nodes speak",
         ),
         (
             "node.name = 'a'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080', 'b=x:8080', 'c=http://x:8080/']",

@@ -11,5 +11,6 @@ mod client;
 mod cluster;
 mod fuzz;
 mod limits;
+mod peers;
 mod shapes;
 mod stopping;

@@ -62,16 +62,17 @@ impl Cluster {
             .map_err(|mistakes| failed("the demonstration's own configuration", &mistakes))?;
         // Every socket is bound before the first node starts, because the list of members names their ports.
         let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for _ in 0..nodes {
+        let (mut addresses, mut members) = (Vec::new(), Vec::new());
+        for index in 0..nodes.into() {
             let bound = Listeners::bind(&config.node).await?;
-            addresses.push(bound.addresses().map_err(|error| failed("no address", &error))?.clients.to_string());
+            let bound_to = bound.addresses().map_err(|error| failed("no address", &error))?;
+            addresses.push(bound_to.clients.to_string());
+            let address = bound_to.peers.unwrap_or(bound_to.clients).to_string();
+            members.push(MemberConfig { name: name(index), address });
             listeners.push(bound);
         }
         config.cluster.discovery = Discovery::Static;
-        let members = addresses.iter().enumerate();
-        config.cluster.members =
-            members.map(|(index, address)| MemberConfig { name: name(index), address: address.clone() }).collect();
+        config.cluster.members = members;
 
         let origin_requests = Arc::new(AtomicU64::new(0));
         let slowly = |origin| -> Arc<dyn Loader> { Arc::new(SlowOrigin { origin, requests: origin_requests.clone() }) };
