@@ -20,6 +20,9 @@ const DEADLINE: Duration = Duration::from_secs(12);
 /// How soon a hung owner must have been given up.
 const GIVEN_UP: Duration = Duration::from_secs(3);
 
+/// Less than any wait for a sign of life, and more than a busy machine takes for answers that need none.
+const NOBODY_WAITED: Duration = Duration::from_millis(900);
+
 /// The longest back-off, and the time for a probe.
 const BACK_AGAIN: Duration = Duration::from_secs(20);
 
@@ -102,13 +105,11 @@ async fn a_hung_owner_is_given_up_and_asked_again_when_it_goes_on() {
         assert!(origin.loads(key) <= 2, "{key}: {}", origin.loads(key));
     }
     for node in [0, 1] {
-        // One of them may be the one that tries whether the owner is back.
-        let mut times = Vec::new();
-        for key in &later {
-            times.push(get_all(&cluster, node, std::slice::from_ref(key)).await);
-        }
+        let times = later.iter().map(|key| get_all(&cluster, node, std::slice::from_ref(key)));
+        let mut times = join_all(times).await;
         times.sort();
-        assert!(times[later.len() / 2] < Duration::from_millis(300), "{times:?}");
+        // This node and the one that stands in may each have one caller find out whether the owner is back.
+        assert!(times[later.len() - 3] < NOBODY_WAITED, "{times:?}");
         assert!(times[later.len() - 1] < GIVEN_UP, "{times:?}");
     }
 
