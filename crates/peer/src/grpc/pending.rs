@@ -312,3 +312,24 @@ pub(super) fn len_of(leaving: &Leaving) -> usize {
         Leaving::Ping(_) => FIXED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_answer_does_not_meet_the_request_that_has_its_place_now() {
+        let mut pending = Pending::default();
+        let deadline = Instant::now();
+        let given_up = pending.push(Ask::Ping(deadline, None), deadline);
+        assert!(pending.pop().is_some());
+        assert!(pending.remove(given_up).is_some());
+        let next = pending.push(Ask::Ping(deadline, None), deadline);
+        assert!(pending.pop().is_some());
+        assert_eq!(place(given_up), place(next));
+        let pong = |id| proto::Answer { id, outcome: Some(Outcome::Pong(proto::Ping {})) };
+        assert!(matches!(pending.answer(pong(given_up)), Ok(None)));
+        assert!(matches!(pending.answer(pong(next)), Ok(Some(_))));
+        assert!(pending.is_empty());
+    }
+}

@@ -95,7 +95,8 @@ async fn cut_under_load_each_gets_its_own_answer_or_an_error() {
     };
     timeout(Duration::from_secs(30), async { tokio::join!(callers, cutter) }).await.unwrap();
     assert_eq!(asked.into_inner(), 64 * 50);
-    assert!(answered.into_inner() > 64 * 25, "most are repeated on the next connection");
+    let answered = answered.into_inner();
+    assert!(answered > 64 * 45, "{answered}: what was asked when one broke is repeated on the next");
     let again = async {
         while link.get(question("k")).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
