@@ -1,6 +1,13 @@
 //! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use futures_util::future::BoxFuture;
@@ -61,6 +68,8 @@ struct Inner {
     config: NodeConfig,
     standing: Arc<Standing>,
     view: ArcSwap<View>,
+    /// The number of the view, or of the one that is about to take its place.
+    view_number: AtomicU64,
     /// Held while a view is put in the place of another.
     changing: Mutex<()>,
     view_changes: Counter,
@@ -96,6 +105,7 @@ impl Node {
         standing.set_view_digest(view.digest());
         Ok(Self(Arc::new(Inner {
             standing,
+            view_number: AtomicU64::new(view.number()),
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
             view_changes: Counter::default(),
@@ -132,6 +142,11 @@ impl Node {
     #[inline]
     pub(crate) fn peek_view(&self) -> Guard<Arc<View>> {
         self.0.view.load()
+    }
+
+    #[inline]
+    pub(crate) fn view_number(&self) -> u64 {
+        self.0.view_number.load(Ordering::Acquire)
     }
 
     /// How often the view has changed.
@@ -226,6 +241,8 @@ impl Node {
         })?;
         tracing::info!(members = new.members().len(), digest = format_args!("{:016x}", new.digest()), "view changed");
         let new = Arc::new(new);
+        // From here on no hit is taken for this node's own without a look at the view, until its group has been swept.
+        self.0.view_number.store(new.number(), Ordering::Release);
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());
         self.0.standing.set_view_digest(new.digest());

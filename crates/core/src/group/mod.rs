@@ -14,7 +14,13 @@ mod origin;
 mod serve;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -61,6 +67,8 @@ struct Inner {
     /// Flights to other nodes. Callers join until the question has left (rule G2).
     asks: Flights<Landing>,
     stats: GroupStats,
+    /// The number of the view that the store was last rid of foreign slots for.
+    swept_for: AtomicU64,
 }
 
 /// How a flight ends.
@@ -97,7 +105,9 @@ impl Group {
             origin.share_budget(node.view().members().len());
         }
         let (loads, asks, stats) = (Flights::new(), Flights::new(), GroupStats::default());
-        Self(Arc::new(Inner { name, config, node, store, origin, loads, asks, stats }))
+        // Nothing is in the store yet: it is clean for the view as it was before the first entry came.
+        let swept_for = AtomicU64::new(node.view().number());
+        Self(Arc::new(Inner { name, config, node, store, origin, loads, asks, stats, swept_for }))
     }
 
     /// Its name.
@@ -147,6 +157,13 @@ impl Group {
         self.0.store.sweep(self.now(), entries_max)
     }
 
+    /// The answer, if this node's own store has it: nothing is awaited and nothing allocated.
+    #[inline]
+    #[must_use]
+    pub fn get_now(&self, key: &[u8]) -> Option<Answer> {
+        Some(self.counted(self.look(key)?))
+    }
+
     /// The value of `key`, from wherever it is. Ends within `timeout`, [`TIMEOUT_MAX`] at most.
     ///
     /// # Errors
@@ -155,9 +172,8 @@ impl Group {
     /// may answer. That there is no value is not an error.
     pub async fn get(&self, key: impl AsRef<[u8]>, timeout: Duration) -> Result<Answer, Error> {
         let key = key.as_ref();
-        Key::check(key)?;
-        if let Some(answer) = self.look(key) {
-            return Ok(self.counted(answer));
+        if let Some(answer) = self.get_now(key) {
+            return Ok(answer);
         }
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let answer = self.miss(Key::copy_from(key)?, deadline).await;
@@ -228,14 +244,15 @@ impl Group {
     #[inline]
     fn look(&self, key: &[u8]) -> Option<Answer> {
         let Inner { store, node, config, .. } = &*self.0;
-        let mut now = Moment::NEVER;
+        // Stays at the clock's start for an entry without an end, which is fresh at any time.
+        let mut now = Moment::default();
         let hit = store.get_when(key, || {
             now = self.now();
             now
         })?;
         // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
         // slot that went elsewhere answers nothing.
-        if hit.meta.tier != Tier::Main || !node.peek_view().is_mine(hit.meta.slot, key) {
+        if hit.meta.tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta.slot, key)) {
             return None;
         }
         if now < hit.meta.fresh_until {
@@ -344,6 +361,13 @@ impl Group {
         allowed.then(|| Answer::from_store(hit, now))
     }
 
+    /// Whether the store has been rid of what the present view gave away: what its main tier holds is this node's then. Two
+    /// loads, where a look at the view costs as much as a third of a look-up.
+    #[inline]
+    fn is_swept(&self) -> bool {
+        self.0.swept_for.load(Ordering::Acquire) == self.0.node.view_number()
+    }
+
     /// Whether so much of the ttl has passed that the value should be loaded anew while it is fresh.
     fn is_due(&self, hit: &Hit, now: Moment) -> bool {
         if hit.meta.fresh_until == Moment::NEVER {
@@ -372,6 +396,8 @@ impl Group {
         if let Some(origin) = origin {
             origin.share_budget(new.members().len());
         }
+        // What was under way when the view changed is detached by now, so that nothing of the old view comes in any more.
+        self.0.swept_for.store(new.number(), Ordering::Release);
     }
 
     fn count_failure(&self, error: &Error) {

@@ -172,8 +172,7 @@ impl Store {
         self.get_when(key, || now)
     }
 
-    /// As [`get`](Self::get), for a caller that has to read a clock first: it is read while memory is on its way, which hides
-    /// most of what it costs.
+    /// As [`get`](Self::get), for a caller that has to read a clock first: it is read only for an entry that has an end.
     #[inline]
     #[must_use]
     pub fn get_when(&self, key: &[u8], now: impl FnOnce() -> Moment) -> Option<Hit> {
@@ -183,9 +182,8 @@ impl Store {
         }
         let now = {
             let shard = self.shard(hash).read();
-            shard.index().prefetch_bucket(hash.locator());
-            let now = now();
             let entry = shard.index().find(hash.locator(), key)?;
+            let now = if entry.keep_until() == Moment::NEVER { Moment::default() } else { now() };
             if self.reason_to_go(entry, now).is_none() {
                 self.note_read(entry);
                 return Some(entry.hit());
