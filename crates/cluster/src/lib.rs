@@ -7,6 +7,8 @@
 //!
 //! Nothing here reaches a member, or knows whether it lives.
 
+#![forbid(unsafe_code)]
+
 mod entry;
 mod static_list;
 

@@ -36,6 +36,8 @@
 //! answer was come by. `larder::origin` (feature `origins`) for ready-made loaders. [`GroupBuilder`] for what a group can be told: ttl, stale
 //! windows, limits. [`Error`] for what can go wrong. The core's [tour](larder_core) for how it works.
 
+#![forbid(unsafe_code)]
+
 mod clock;
 mod group;
 mod loader;

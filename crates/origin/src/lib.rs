@@ -6,6 +6,8 @@
 //!
 //! Each is a feature of this crate, named like its module and on unless turned off.
 
+#![forbid(unsafe_code)]
+
 #[cfg(any(feature = "directory", feature = "sqlite"))]
 mod blocking;
 mod config_error;

@@ -4,5 +4,7 @@
 //! golang/groupcache's protocol, among Larder nodes and with Go programs. What a node asks and answers is the core's
 //! affair; here is only how it travels.
 
+#![forbid(unsafe_code)]
+
 pub mod grpc;
 pub mod http;

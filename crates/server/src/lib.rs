@@ -7,6 +7,8 @@
 //! - [`http`]: HTTP, as clients and operators meet it.
 //! - [`logging`]: where the logs go.
 
+#![forbid(unsafe_code)]
+
 pub mod assemble;
 pub mod cli;
 pub mod commands;
