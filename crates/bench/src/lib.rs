@@ -30,6 +30,7 @@ mod distribution;
 mod interleave;
 mod load;
 mod report;
+mod timetable;
 mod zipf;
 
 pub use distribution::{Distribution, DistributionError, Keys};

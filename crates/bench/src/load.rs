@@ -4,10 +4,10 @@ use std::{future::Future, panic, sync::Arc, time::Duration};
 
 use tokio::{
     task::{self, JoinSet},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
-use crate::{Distribution, Keys, Report, report::Recorder};
+use crate::{Distribution, Keys, Report, report::Recorder, timetable::Timetable};
 
 /// More callers than this are a mistake: each is a task with a connection, mostly.
 pub const CALLERS_MAX: usize = 65_536;
@@ -16,9 +16,12 @@ pub const CALLERS_MAX: usize = 65_536;
 /// asks for more.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// Timers wake on whole milliseconds, rounded up. A caller that wakes up to this late was kept by its timer and not by
-/// what is measured.
-const TIMER_GRAIN: Duration = Duration::from_millis(2);
+/// How long a caller at its own pace waits after a failure. What refuses at once would otherwise be asked far more often
+/// than what answers, and the refusals would be most of what was measured.
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Why gets failed that were due and had no answer when the load was given up.
+const NO_ANSWER: &str = "no-answer";
 
 /// How a get ended.
 ///
@@ -28,9 +31,10 @@ const TIMER_GRAIN: Duration = Duration::from_millis(2);
 /// let outcome = |status: u16| match status {
 ///     200 => Outcome::Found,
 ///     404 => Outcome::NotFound,
-///     _ => Outcome::Failed,
+///     503 => Outcome::Failed("overloaded"),
+///     _ => Outcome::Failed("other"),
 /// };
-/// assert_eq!(outcome(503), Outcome::Failed);
+/// assert_eq!(outcome(503), Outcome::Failed("overloaded"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -38,8 +42,8 @@ pub enum Outcome {
     Found,
     /// With the answer that there is no such key.
     NotFound,
-    /// Without an answer.
-    Failed,
+    /// Without an answer, for this reason: a word or two, by which failures are counted.
+    Failed(&'static str),
 }
 
 /// When the next get starts.
@@ -59,10 +63,10 @@ pub enum Pace {
         /// 1 to [`CALLERS_MAX`].
         callers: usize,
     },
-    /// Gets start on a timetable, whatever became of the ones before: measures how long users wait. A latency counts
-    /// from when its get was due, so that a get which could not even start during a stall counts its wait (Gil
-    /// Tene's "coordinated omission"). Each caller takes its share of the timetable, at most some 500 gets a
-    /// second.
+    /// Gets are due on a timetable, evenly spaced, whatever became of the ones before: measures how long users wait. Any
+    /// caller that is free starts the next. A latency counts from when its get was due, so that a get which could not even
+    /// start during a stall counts its wait (Gil Tene's "coordinated omission"). Above some 500 gets a second,
+    /// watching the time keeps one core busy.
     Open {
         /// 1 to [`CALLERS_MAX`]. That many gets are under way at most.
         callers: usize,
@@ -94,7 +98,7 @@ pub struct Plan {
     pub keys: u64,
     /// When gets start.
     pub pace: Pace,
-    /// For how long gets are started.
+    /// For how long gets are started; in an open load, for how long they are due.
     pub duration: Duration,
     /// The same seed asks for the same keys, caller by caller.
     pub seed: u64,
@@ -128,9 +132,12 @@ pub struct Plan {
 /// ```
 pub struct Load {
     callers: JoinSet<()>,
+    timetable: Arc<Timetable>,
     recorder: Arc<Recorder>,
     started: Instant,
     give_up_at: Instant,
+    /// How many callers were still waiting then.
+    cut_off: u64,
     /// When the last caller ended.
     ended: Option<Instant>,
 }
@@ -151,20 +158,21 @@ impl Load {
         let recorder = Arc::new(Recorder::new());
         let get = Arc::new(get);
         let started = Instant::now();
-        let end = started + plan.duration;
+        let timetable = Arc::new(Timetable::new(plan.pace, started, plan.duration));
         let tasks = (0..callers).map(|number| {
             let seed = plan.seed.wrapping_add(number as u64);
             let caller = Caller {
                 number,
                 keys: Keys::new(plan.distribution, plan.keys, seed),
-                end,
+                timetable: Arc::clone(&timetable),
                 recorder: Arc::clone(&recorder),
             };
-            let timetable = Timetable::of(number, plan.pace, started);
             let get = Arc::clone(&get);
-            async move { caller.run(timetable, &*get).await }
+            async move { caller.run(&*get).await }
         });
-        Self { callers: tasks.collect(), recorder, started, give_up_at: end + GRACE, ended: None }
+        let callers = tasks.collect();
+        let give_up_at = started + plan.duration + GRACE;
+        Self { callers, timetable, recorder, started, give_up_at, cut_off: 0, ended: None }
     }
 
     /// What has been measured up to now.
@@ -173,8 +181,9 @@ impl Load {
         self.recorder.report(self.ended.unwrap_or_else(Instant::now) - self.started)
     }
 
-    /// Waits for the end: the plan's duration, and up to 15 s more for the gets that are under way then; those that
-    /// don't end by then count as failed. Can be dropped and called again.
+    /// Waits for the end: the plan's duration, and up to 15 s more for the gets that are under way then and, in an open load,
+    /// those that are due by then. What has no answer after that, or was not even asked, counts as failed in 15 s. Can be
+    /// dropped and called again.
     ///
     /// # Panics
     ///
@@ -187,12 +196,15 @@ impl Load {
                 panic::resume_unwind(panic);
             }
         }
-        for hanging in 0..self.callers.len() {
-            self.recorder.record(hanging, Outcome::Failed, GRACE);
+        if self.ended.is_none() {
+            self.callers.abort_all();
+            while let Some(ended) = self.callers.join_next().await {
+                self.cut_off += u64::from(ended.is_err());
+            }
+            let unanswered = self.timetable.total().map_or(self.cut_off, |total| total - self.so_far().gets);
+            self.recorder.record(0, Outcome::Failed(NO_ANSWER), GRACE, unanswered);
+            self.ended = Some(Instant::now());
         }
-        self.callers.abort_all();
-        self.callers.detach_all();
-        self.ended.get_or_insert_with(Instant::now);
         self.so_far()
     }
 
@@ -206,54 +218,23 @@ impl Load {
     }
 }
 
-/// When one caller's gets are due; None if one is due as soon as the one before has ended.
-struct Timetable(Option<Due>);
-
-struct Due {
-    next: Instant,
-    interval: Duration,
-}
-
-impl Timetable {
-    fn of(number: usize, pace: Pace, started: Instant) -> Self {
-        let Pace::Open { callers, per_second } = pace else { return Self(None) };
-        assert!(per_second > 0.0 && per_second.is_finite(), "an open load starts more than 0 gets a second");
-        let interval = Duration::from_secs_f64(callers as f64 / per_second);
-        Self(Some(Due { next: started + interval.mul_f64(number as f64 / callers as f64), interval }))
-    }
-
-    /// Waits until the next get is due, and tells from when its latency counts. None once that is at `end` or later.
-    async fn next(&mut self, end: Instant) -> Option<Instant> {
-        let now = Instant::now();
-        let Some(Due { next, interval }) = &mut self.0 else { return (now < end).then_some(now) };
-        let due = *next;
-        if due >= end {
-            return None;
-        }
-        *next += *interval;
-        if now >= due {
-            return Some(due);
-        }
-        sleep_until(due).await;
-        let woke = Instant::now();
-        Some(if woke - due <= TIMER_GRAIN { woke } else { due })
-    }
-}
-
 struct Caller {
     number: usize,
     keys: Keys,
-    end: Instant,
+    timetable: Arc<Timetable>,
     recorder: Arc<Recorder>,
 }
 
 impl Caller {
-    async fn run<F: Future<Output = Outcome>>(mut self, mut timetable: Timetable, get: &impl Fn(u64) -> F) {
-        while let Some(from) = timetable.next(self.end).await {
+    async fn run<F: Future<Output = Outcome>>(mut self, get: &impl Fn(u64) -> F) {
+        while let Some(due) = self.timetable.next().await {
             let outcome = get(self.keys.draw()).await;
-            self.recorder.record(self.number, outcome, from.elapsed());
-            // A hit in process is ready at once, and a caller that never waits would keep its thread to itself.
-            task::consume_budget().await;
+            self.recorder.record(self.number, outcome, due.elapsed(), 1);
+            match outcome {
+                Outcome::Failed(_) if self.timetable.total().is_none() => sleep(FAILURE_PAUSE).await,
+                // A hit in process is ready at once, and a caller that never waits would keep its thread to itself.
+                _ => task::consume_budget().await,
+            }
         }
     }
 }
@@ -326,12 +307,62 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_load_does_not_count_what_its_timers_are_late() {
-        let ready = |_| future::ready(Outcome::Found);
-        // Every second get is due half a millisecond before its timer's tick.
-        let report = Load::start(&plan(Pace::Open { callers: 1, per_second: 400.0 }, 1), ready).finish().await;
-        assert_eq!(report.gets, 400);
-        assert!(report.latency.max_us < 1.0, "{report:?}");
+    async fn a_stall_of_a_whole_system_shows_in_an_open_load_and_hides_in_a_closed_one() {
+        // Nobody is answered from the fifth second to the sixth; before and after, all within a millisecond.
+        let stalling = || {
+            let start = Instant::now();
+            move |_| async move {
+                let stall = Duration::from_secs(5)..Duration::from_secs(6);
+                let wait = if stall.contains(&start.elapsed()) { stall.end - start.elapsed() } else { Duration::ZERO };
+                sleep(wait + Duration::from_millis(1)).await;
+                Outcome::Found
+            }
+        };
+        let open = Pace::Open { callers: 8, per_second: 1000.0 };
+        let report = Load::start(&plan(open, 10), stalling()).finish().await;
+        assert_eq!((report.gets, report.found), (10_000, 10_000));
+        // A tenth of the gets were due while it stalled, and waited half a second on average.
+        assert!(report.latency.p50_us < 5_000.0, "{report:?}");
+        assert!((report.latency.p99_us - 900_000.0).abs() < 30_000.0, "{report:?}");
+        assert!((report.latency.p999_us - 990_000.0).abs() < 30_000.0, "{report:?}");
+
+        // At its own pace each of the callers waits once, and is not there to ask what others would have.
+        let report = Load::start(&plan(Pace::Closed { callers: 8 }, 10), stalling()).finish().await;
+        assert!(report.gets > 50_000 && report.latency.p999_us < 3_000.0, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_get_that_takes_long_holds_up_none_that_another_caller_can_start() {
+        let open = Pace::Open { callers: 2, per_second: 100.0 };
+        let report = Load::start(&plan(open, 10), with_one_stall()).finish().await;
+        assert_eq!(report.gets, 1000);
+        assert!(report.latency.p999_us < 3_000.0 && report.latency.max_us > 999_000.0, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gets_that_nobody_was_free_to_start_count_as_failed() {
+        let get = |_| async {
+            sleep(Duration::from_millis(990)).await;
+            Outcome::Found
+        };
+        // In ten seconds and fifteen more, one caller has 25 answers, and is at the 26th get.
+        let report = Load::start(&plan(Pace::Open { callers: 1, per_second: 100.0 }, 10), get).finish().await;
+        assert_eq!((report.gets, report.found, report.failed), (1000, 25, 975));
+        assert_eq!(report.failures, [("no-answer", 975)].into());
+        assert!(report.latency.p50_us > 14_900_000.0, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_refuses_at_once_is_not_asked_all_the_time() {
+        let refused = |_| async {
+            sleep(Duration::from_millis(1)).await;
+            Outcome::Failed("refused")
+        };
+        let report = Load::start(&plan(Pace::Closed { callers: 2 }, 11), refused).finish().await;
+        assert_eq!((report.gets, report.failed), (2000, 2000));
+        let report = Load::start(&plan(Pace::Open { callers: 2, per_second: 500.0 }, 11), refused).finish().await;
+        assert_eq!((report.gets, report.failed), (5500, 5500), "a timetable is kept all the same");
+        assert!(report.latency.max_us < 3_000.0, "{report:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -356,7 +387,7 @@ mod tests {
         };
         let mut load = Load::start(&plan(Pace::Closed { callers: 3 }, 10), get);
         let report = load.ended().await;
-        assert_eq!(report.failed, 3);
+        assert_eq!((report.failed, &report.failures), (3, &[("no-answer", 3)].into()));
         assert!((report.seconds - 25.0).abs() < 0.1, "{report:?}");
         sleep(Duration::from_secs(1)).await;
         assert_eq!(load.ended().await, report, "what has ended does not change");

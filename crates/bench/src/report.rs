@@ -1,6 +1,6 @@
 //! What a load measured: counts, rates and percentiles, read at any time while it runs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -28,7 +28,7 @@ struct Shard {
     latencies_ns: Histogram<u64>,
     found: u64,
     not_found: u64,
-    failed: u64,
+    failures: BTreeMap<&'static str, u64>,
 }
 
 impl Recorder {
@@ -36,14 +36,18 @@ impl Recorder {
         Self { shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect() }
     }
 
-    pub(crate) fn record(&self, caller: usize, outcome: Outcome, latency: Duration) {
+    /// Takes the outcome of `count` gets of a caller that took as long as each other.
+    pub(crate) fn record(&self, caller: usize, outcome: Outcome, latency: Duration, count: u64) {
+        if count == 0 {
+            return;
+        }
         let mut shard = self.shards[caller % SHARDS].lock();
-        shard.latencies_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+        shard.latencies_ns.saturating_record_n(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), count);
         *match outcome {
             Outcome::Found => &mut shard.found,
             Outcome::NotFound => &mut shard.not_found,
-            Outcome::Failed => &mut shard.failed,
-        } += 1;
+            Outcome::Failed(reason) => shard.failures.entry(reason).or_default(),
+        } += count;
     }
 
     /// Everything recorded, for a load that has been running for `elapsed`.
@@ -60,7 +64,7 @@ impl Shard {
     #[expect(clippy::expect_used, reason = "the bounds are constants, and fit each other")]
     fn new() -> Self {
         let latencies_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS).expect("fitting bounds");
-        Self { latencies_ns, found: 0, not_found: 0, failed: 0 }
+        Self { latencies_ns, found: 0, not_found: 0, failures: BTreeMap::new() }
     }
 
     #[expect(clippy::expect_used, reason = "all histograms have the same bounds")]
@@ -68,10 +72,12 @@ impl Shard {
         self.latencies_ns.add(&other.latencies_ns).expect("equal bounds");
         self.found += other.found;
         self.not_found += other.not_found;
-        self.failed += other.failed;
+        for (reason, count) in &other.failures {
+            *self.failures.entry(reason).or_default() += count;
+        }
     }
 
-    fn report(&self, elapsed: Duration) -> Report {
+    fn report(self, elapsed: Duration) -> Report {
         let gets = self.latencies_ns.len();
         let seconds = elapsed.as_secs_f64();
         let at = |quantile| self.latencies_ns.value_at_quantile(quantile) as f64 / 1000.0;
@@ -79,10 +85,17 @@ impl Shard {
             gets,
             found: self.found,
             not_found: self.not_found,
-            failed: self.failed,
+            failed: self.failures.values().sum(),
+            failures: self.failures,
             seconds,
             gets_per_second: if seconds > 0.0 { gets as f64 / seconds } else { 0.0 },
-            latency: Latency { p50_us: at(0.5), p99_us: at(0.99), p999_us: at(0.999), max_us: at(1.0) },
+            latency: Latency {
+                p50_us: at(0.5),
+                p90_us: at(0.9),
+                p99_us: at(0.99),
+                p999_us: at(0.999),
+                max_us: at(1.0),
+            },
         }
     }
 }
@@ -105,6 +118,8 @@ pub struct Report {
     pub not_found: u64,
     /// Of these, the ones that brought no answer.
     pub failed: u64,
+    /// How many failed for which reason. Empty if none did.
+    pub failures: BTreeMap<&'static str, u64>,
     /// From the start of the load to its last get, or to now while it runs.
     pub seconds: f64,
     /// `gets` by `seconds`.
@@ -123,6 +138,8 @@ pub struct Report {
 pub struct Latency {
     /// Half of the gets took at most this.
     pub p50_us: f64,
+    /// All but one in ten.
+    pub p90_us: f64,
     /// All but one in a hundred.
     pub p99_us: f64,
     /// All but one in a thousand.
@@ -140,17 +157,19 @@ mod tests {
         let recorder = Recorder::new();
         for caller in 0..1000 {
             let outcome = match caller % 10 {
-                0 => Outcome::Failed,
+                0 => Outcome::Failed(if caller % 50 == 0 { "timed-out" } else { "overloaded" }),
                 1 | 2 => Outcome::NotFound,
                 _ => Outcome::Found,
             };
-            recorder.record(caller, outcome, Duration::from_micros(caller as u64 + 1));
+            recorder.record(caller, outcome, Duration::from_micros(caller as u64 + 1), 1);
         }
         let report = recorder.report(Duration::from_secs(2));
         assert_eq!((report.gets, report.found, report.not_found, report.failed), (1000, 700, 200, 100));
+        assert_eq!(report.failures, [("overloaded", 80), ("timed-out", 20)].into());
         assert!((report.gets_per_second - 500.0).abs() < 1e-9);
-        let Latency { p50_us, p99_us, p999_us, max_us } = report.latency;
-        for (measured, exact) in [(p50_us, 500.0), (p99_us, 990.0), (p999_us, 999.0), (max_us, 1000.0)] {
+        let Latency { p50_us, p90_us, p99_us, p999_us, max_us } = report.latency;
+        for (measured, exact) in [(p50_us, 500.0), (p90_us, 900.0), (p99_us, 990.0), (p999_us, 999.0), (max_us, 1000.0)]
+        {
             assert!((measured - exact).abs() <= exact / 1000.0, "{measured} for {exact}");
         }
     }
@@ -158,7 +177,7 @@ mod tests {
     #[test]
     fn a_latency_beyond_the_last_bucket_counts_as_the_longest() {
         let recorder = Recorder::new();
-        recorder.record(0, Outcome::Failed, Duration::MAX);
+        recorder.record(0, Outcome::Found, Duration::MAX, 1);
         let max_us = recorder.report(Duration::ZERO).latency.max_us;
         assert!(max_us >= 100_000_000.0, "{max_us}");
     }

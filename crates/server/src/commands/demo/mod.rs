@@ -81,7 +81,7 @@ async fn load(args: &DemoArgs, cluster: &Arc<Cluster>, screen: &mut Screen) -> R
             match group.get(cluster::key(key), TIMEOUT_DEFAULT).await {
                 Ok(answer) if answer.value.is_some() => Outcome::Found,
                 Ok(_) => Outcome::NotFound,
-                Err(_) => Outcome::Failed,
+                Err(error) => Outcome::Failed(error.kind().slug()),
             }
         }
     });
