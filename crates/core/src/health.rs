@@ -9,7 +9,13 @@
 //! It sends nothing by itself and does not judge what is a failure: its caller knows the difference between a peer that
 //! could not be reached and one that answered with an error.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -35,24 +41,33 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// let health = Health::new(7);
 /// let now = Instant::now();
 /// for _ in 0..FAILURES_MAX {
-///     let Admission::Go(permit) = health.admit(now) else { unreachable!() };
+///     let Admission::Go(permit) = health.admit(|| now) else { unreachable!() };
 ///     permit.failed(now);
 /// }
-/// let Admission::BackOff { until } = health.admit(now) else { unreachable!() };
-/// let Admission::Go(probe) = health.admit(until) else { unreachable!() };
-/// assert!(matches!(health.admit(until), Admission::BackOff { .. }));
+/// let Admission::BackOff { until } = health.admit(|| now) else { unreachable!() };
+/// let Admission::Go(probe) = health.admit(|| until) else { unreachable!() };
+/// assert!(matches!(health.admit(|| until), Admission::BackOff { .. }));
 /// probe.succeeded();
 /// assert!(health.is_admitting(until));
 /// ```
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Health(Mutex<Machine>);
+struct Shared {
+    /// Whether it is up and the last request did not fail: most requests need to know no more, and change nothing.
+    is_calm: AtomicBool,
+    /// As in the machine.
+    era: AtomicU64,
+    machine: Mutex<Machine>,
+}
 
 /// Whether a request may be made.
 #[derive(Debug)]
 #[must_use]
-pub enum Admission<'a> {
+pub enum Admission {
     /// It may; the permit wants to know how it ended.
-    Go(Permit<'a>),
+    Go(Permit),
     /// It may not: the peer is left alone.
     BackOff {
         /// When asking again may make sense.
@@ -91,30 +106,46 @@ impl Health {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self(Mutex::new(Machine { state: HealthState::Up, failures: 0, back_offs: 0, era: 0, random }))
+        let machine = Machine { state: HealthState::Up, failures: 0, back_offs: 0, era: 0, random };
+        Self(Arc::new(Shared { is_calm: AtomicBool::new(true), era: AtomicU64::new(0), machine: Mutex::new(machine) }))
     }
 
-    /// Asks whether a request may be made now.
-    pub fn admit(&self, now: Instant) -> Admission<'_> {
-        let mut machine = self.0.lock();
+    /// Asks whether a request may be made. The time matters to a peer only that is not up.
+    pub fn admit(&self, now: impl FnOnce() -> Instant) -> Admission {
+        let permit = |era, probe_since| Admission::Go(Permit { health: self.clone(), era, probe_since });
+        if self.0.is_calm.load(Ordering::Acquire) {
+            return permit(self.0.era.load(Ordering::Relaxed), None);
+        }
+        let mut machine = self.0.machine.lock();
+        if machine.state == HealthState::Up {
+            return permit(machine.era, None);
+        }
+        let now = now();
         match machine.state {
-            HealthState::Up => Admission::Go(Permit { health: self, era: machine.era, probe_since: None }),
             HealthState::BackOff { until } if until <= now => {
                 machine.state = HealthState::Probing;
-                Admission::Go(Permit { health: self, era: machine.era, probe_since: Some(now) })
+                permit(machine.era, Some(now))
             }
             HealthState::BackOff { until } => Admission::BackOff { until },
-            HealthState::Probing => Admission::BackOff { until: now + BACK_OFF_MIN },
+            HealthState::Up | HealthState::Probing => Admission::BackOff { until: now + BACK_OFF_MIN },
         }
     }
 
     /// The peer was asked for a sign of life and gave none: that says as much as [`FAILURES_MAX`] failures, and each of
     /// those would cost a caller just as long a wait.
     pub fn silent(&self, now: Instant) {
-        let mut machine = self.0.lock();
-        if !matches!(machine.state, HealthState::BackOff { .. }) {
-            machine.back_off(now);
-        }
+        self.change(|machine| {
+            if !matches!(machine.state, HealthState::BackOff { .. }) {
+                machine.back_off(now);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Machine)) {
+        let mut machine = self.0.machine.lock();
+        change(&mut machine);
+        self.0.era.store(machine.era, Ordering::Relaxed);
+        self.0.is_calm.store(machine.state == HealthState::Up && machine.failures == 0, Ordering::Release);
     }
 
     /// Whether [`admit`](Self::admit) would let a request go now.
@@ -130,7 +161,7 @@ impl Health {
     /// What is known of the peer, for people to read.
     #[must_use]
     pub fn state(&self) -> HealthState {
-        self.0.lock().state
+        self.0.machine.lock().state
     }
 }
 
@@ -168,33 +199,36 @@ impl Machine {
 /// is the probe.
 #[derive(Debug)]
 #[must_use]
-pub struct Permit<'a> {
-    health: &'a Health,
+pub struct Permit {
+    health: Health,
     era: u64,
     /// Whether it is the probe's, and since when.
     probe_since: Option<Instant>,
 }
 
-impl Permit<'_> {
+impl Permit {
     /// The peer answered. It is up, even if others have failed meanwhile.
     pub fn succeeded(self) {
-        self.health.0.lock().succeeded();
+        if !self.health.0.is_calm.load(Ordering::Acquire) {
+            self.health.change(Machine::succeeded);
+        }
     }
 
     /// The peer could not be reached, or broke off.
     pub fn failed(self, now: Instant) {
-        let mut machine = self.health.0.lock();
-        // Requests that were under way together fail together: they count for the state they were made in only.
-        if machine.era == self.era {
-            machine.failed(now);
-        }
+        self.health.change(|machine| {
+            // Requests that were under way together fail together: they count for the state they were made in only.
+            if machine.era == self.era {
+                machine.failed(now);
+            }
+        });
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         let Some(since) = self.probe_since else { return };
-        let mut machine = self.health.0.lock();
+        let mut machine = self.health.0.machine.lock();
         if machine.era == self.era && machine.state == HealthState::Probing {
             machine.state = HealthState::BackOff { until: since };
         }
@@ -205,15 +239,15 @@ impl Drop for Permit<'_> {
 mod tests {
     use super::*;
 
-    fn go(health: &Health, now: Instant) -> Permit<'_> {
-        match health.admit(now) {
+    fn go(health: &Health, now: Instant) -> Permit {
+        match health.admit(|| now) {
             Admission::Go(permit) => permit,
             Admission::BackOff { until } => panic!("refused until {until:?}"),
         }
     }
 
     fn refused(health: &Health, now: Instant) -> Instant {
-        match health.admit(now) {
+        match health.admit(|| now) {
             Admission::Go(_) => panic!("let through"),
             Admission::BackOff { until } => until,
         }
@@ -357,7 +391,7 @@ mod tests {
         let (health, until) = lost(Instant::now());
         let old = go(&health, until);
         // The peer comes up by another request's answer and is lost again while the old probe still waits.
-        health.0.lock().succeeded();
+        health.change(Machine::succeeded);
         (0..FAILURES_MAX).for_each(|_| go(&health, until).failed(until));
         let later = refused(&health, until);
         let probe = go(&health, later);
@@ -374,7 +408,7 @@ mod tests {
         let probes: usize = std::thread::scope(|scope| {
             let ask = || {
                 barrier.wait();
-                let admission = health.admit(until);
+                let admission = health.admit(|| until);
                 barrier.wait();
                 usize::from(matches!(admission, Admission::Go(_)))
             };

@@ -1,23 +1,21 @@
 //! [`Peer`]: another member as this node reaches it: the transport's link, what is known of its health, and counters.
 //!
-//! Two things keep a dead or silent member from costing each caller a deadline. After a few failures it is left alone
-//! for a while ([`Health`]). And a request that takes long is accompanied by probes: a slow answer is waited for as long as
-//! the member shows any sign of life, a member that shows none is given up within one and a half seconds, and then left
-//! alone too.
+//! A dead or silent member does not cost each caller a deadline: after a few failures, or one silence that the transport
+//! tells of, it is left alone for a while ([`Health`]).
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    Clock, Member, Version,
-    health::{Admission, Health},
-    peer::{PeerAnswer, PeerClient, PeerError, PeerGet, PeerWrite},
+    Clock, Member, Moment, Version,
+    health::{Admission, Health, Permit},
+    peer::{Asker, Leave, PeerAnswer, PeerClient, PeerError, PeerGet, PeerWrite, waiting},
     stats::{Histogram, RequestResult, Results},
 };
 
-/// How long a request may go unanswered before the member is probed, and for how long a sign of life counts.
-const PROBE_AFTER: Duration = Duration::from_millis(500);
+/// For how long what a probe found out counts.
+const PROBE_COUNTS_FOR: Duration = Duration::from_millis(500);
 
 /// How long a probe may take. A member that is this slow to say anything is taken for dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,72 +67,42 @@ impl Peer {
         self.member.name == member.name && self.member.address == member.address
     }
 
-    pub(crate) fn get(&self, request: PeerGet) -> impl Future<Output = Result<PeerAnswer, PeerError>> + Send {
-        self.watched(request.deadline, self.client.get(request))
-    }
-
-    /// As [`get`](Self::get), but asks for a sign of life first: for an asker that has waited for a silent member already.
-    pub(crate) fn get_if_alive(&self, request: PeerGet) -> impl Future<Output = Result<PeerAnswer, PeerError>> + Send {
-        self.watched(request.deadline, async {
-            if self.is_alive().await { self.client.get(request).await } else { Err(self.silent()) }
-        })
-    }
-
-    pub(crate) fn write(&self, request: PeerWrite) -> impl Future<Output = Result<Option<Version>, PeerError>> + Send {
-        self.watched(request.deadline, self.client.write(request))
-    }
-
-    async fn watched<T>(
-        &self,
-        deadline: Instant,
-        call: impl Future<Output = Result<T, PeerError>> + Send,
-    ) -> Result<T, PeerError> {
-        let permit = match self.health.admit(Instant::now()) {
-            Admission::Go(permit) => permit,
-            Admission::BackOff { .. } => {
-                return Err(PeerError::not_sent(format!("node {:?} is left alone after failures", self.member.name)));
+    /// Asks for a key.
+    pub(crate) fn ask(self: &Arc<Self>, question: PeerGet, mut asker: impl Asker) {
+        match self.admit() {
+            Err(left_alone) => asker.answered(Err(left_alone)),
+            Ok(under_way) => {
+                let watched = Watched { under_way: Some(under_way), asker };
+                self.client.clone().ask(question, Box::new(watched));
             }
-        };
-        let start = self.clock.now();
-        let timed = tokio::time::timeout_at(deadline, self.unless_silent(call));
-        let result = timed.await.unwrap_or(Err(PeerError::TimedOut));
-        self.stats.duration.observe(self.clock.now().since(start));
-        let label = match &result {
-            Ok(_) => RequestResult::Ok,
-            Err(PeerError::TimedOut) => RequestResult::Timeout,
-            Err(_) => RequestResult::Error,
-        };
-        self.stats.results.of(label).add(1);
-        match &result {
-            // A deadline that passes says something of the deadline, or of the origin; silence shows in probes.
-            Err(PeerError::TimedOut) => drop(permit),
-            Err(PeerError::Unreachable { message, .. }) => {
-                tracing::debug!(peer = %self.member.name, %message, "peer request failed");
-                permit.failed(Instant::now());
-            }
-            Ok(_) | Err(PeerError::Answered(_)) => permit.succeeded(),
         }
+    }
+
+    /// Asks for a key, if the member gives a sign of life: for an asker that has waited for a silent member already.
+    pub(crate) async fn get_if_alive(self: &Arc<Self>, question: PeerGet) -> Result<PeerAnswer, PeerError> {
+        if !self.is_alive().await {
+            return Err(PeerError::fell_silent(format!("node {:?} gives no sign of life", self.member.name)));
+        }
+        let deadline = question.deadline;
+        let (asker, answer) = waiting(move || Leave::Until(deadline));
+        self.ask(question, asker);
+        answer.await
+    }
+
+    pub(crate) async fn write(self: &Arc<Self>, request: PeerWrite) -> Result<Option<Version>, PeerError> {
+        let under_way = self.admit()?;
+        let result = self.client.write(request).await;
+        under_way.ended(result.as_ref().err());
         result
     }
 
-    /// Waits for `call` as long as the member shows signs of life.
-    async fn unless_silent<T>(&self, call: impl Future<Output = Result<T, PeerError>>) -> Result<T, PeerError> {
-        let mut call = std::pin::pin!(call);
-        loop {
-            if let Ok(result) = tokio::time::timeout(PROBE_AFTER, &mut call).await {
-                return result;
-            }
-            tokio::select! {
-                result = &mut call => return result,
-                alive = self.is_alive() => if !alive {
-                    return Err(self.silent());
-                }
+    fn admit(self: &Arc<Self>) -> Result<UnderWay, PeerError> {
+        match self.health.admit(Instant::now) {
+            Admission::Go(permit) => Ok(UnderWay { peer: self.clone(), permit, start: self.clock.now() }),
+            Admission::BackOff { .. } => {
+                Err(PeerError::not_sent(format!("node {:?} is left alone after failures", self.member.name)))
             }
         }
-    }
-
-    fn silent(&self) -> PeerError {
-        PeerError::broke_off(format!("node {:?} gives no sign of life", self.member.name))
     }
 
     /// Probes the member, unless that was just done; all who wait for it share one probe.
@@ -142,7 +110,7 @@ impl Peer {
         let mut last = self.last_probe.lock().await;
         let now = Instant::now();
         match *last {
-            Some((at, alive)) if now < at + PROBE_AFTER => alive,
+            Some((at, alive)) if now < at + PROBE_COUNTS_FOR => alive,
             _ => {
                 let alive = self.client.probe(now + PROBE_TIMEOUT).await.is_ok();
                 let now = Instant::now();
@@ -153,5 +121,59 @@ impl Peer {
                 alive
             }
         }
+    }
+}
+
+/// A request that was let go.
+struct UnderWay {
+    peer: Arc<Peer>,
+    permit: Permit,
+    start: Moment,
+}
+
+impl UnderWay {
+    /// Counts the request, and learns from it how the member is.
+    fn ended(self, error: Option<&PeerError>) {
+        let Self { peer, permit, start } = self;
+        peer.stats.duration.observe(peer.clock.now().since(start));
+        let label = match error {
+            None => RequestResult::Ok,
+            Some(PeerError::TimedOut) => RequestResult::Timeout,
+            Some(_) => RequestResult::Error,
+        };
+        peer.stats.results.of(label).add(1);
+        match error {
+            // A deadline that passes says something of the deadline, or of the origin; a silent member is told of.
+            Some(PeerError::TimedOut) => drop(permit),
+            Some(PeerError::Unreachable { message, silent, .. }) => {
+                tracing::debug!(peer = %peer.member.name, %message, "peer request failed");
+                if *silent {
+                    peer.health.silent(Instant::now());
+                } else {
+                    permit.failed(Instant::now());
+                }
+            }
+            None | Some(PeerError::Answered(_)) => permit.succeeded(),
+        }
+    }
+}
+
+/// An asker, and what is learned from its question.
+struct Watched<A> {
+    /// `None` once it has ended.
+    under_way: Option<UnderWay>,
+    asker: A,
+}
+
+impl<A: Asker> Asker for Watched<A> {
+    fn leaves(&mut self) -> Leave {
+        self.asker.leaves()
+    }
+
+    fn answered(&mut self, answer: Result<PeerAnswer, PeerError>) {
+        if let Some(under_way) = self.under_way.take() {
+            under_way.ended(answer.as_ref().err());
+        }
+        self.asker.answered(answer);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     Clock, Error, ErrorKind, Loader, Member, Members, PeerService, Standing, Transport, Version,
     group::{Group, GroupConfig},
     link::Peer,
-    peer::{PeerAnswer, PeerQuestion, PeerWrite},
+    peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
     placement::Slot,
     stats::{Counter, Protocol},
     version::Reading,
@@ -282,12 +282,25 @@ struct Serving {
 }
 
 impl PeerService for Serving {
-    fn answer_now(&self, question: &PeerQuestion) -> Option<PeerAnswer> {
-        self.node.group(&question.group).ok()?.serve_now(question.key.as_bytes(), self.over)
-    }
-
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
         Box::pin(async move { self.node.group(&question.group)?.serve(question, self.over).await })
+    }
+
+    fn answer_all(self: Arc<Self>, questions: Vec<PeerQuestion>) -> Vec<Reply> {
+        let mut replies = Vec::with_capacity(questions.len());
+        let mut questions = questions.into_iter().peekable();
+        // Most are of one group: those of one that come in a row are answered together.
+        while let Some(first) = questions.next() {
+            let name = first.group.clone();
+            let mut row = Vec::with_capacity(1 + questions.len());
+            row.push(first);
+            row.extend(std::iter::from_fn(|| questions.next_if(|next| next.group == name)));
+            match self.node.group(&name) {
+                Ok(group) => replies.append(&mut group.serve_all(row, self.over)),
+                Err(error) => replies.extend(row.iter().map(|_| Reply::Now(Err(error.clone())))),
+            }
+        }
+        replies
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {

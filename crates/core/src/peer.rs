@@ -3,10 +3,10 @@
 //! What a node asks of another is the same over every transport; how it gets there is the transport's affair. The core
 //! knows neither sockets nor wire formats.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{Error, Key, Member, Members, Standing, Value, Version};
 
@@ -22,10 +22,7 @@ pub enum AskedAs {
 }
 
 /// A question for a key's value.
-///
-/// Callers may join the flight that asks it for as long as it has not left: the transport must call
-/// [`leaving`](Self::leaving) just before it writes the request, and at the latest when it has no more say in when that
-/// happens (rule G2).
+#[derive(Clone, Debug)]
 pub struct PeerGet {
     /// The group's name.
     pub group: Arc<str>,
@@ -37,44 +34,28 @@ pub struct PeerGet {
     pub value_len_max: usize,
     /// When the answer is of no more use.
     pub deadline: Instant,
-    leaving: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl PeerGet {
-    /// A question that nobody may join.
-    pub fn new(
-        group: impl Into<Arc<str>>,
-        key: Key,
-        asked_as: AskedAs,
-        value_len_max: usize,
-        deadline: Instant,
-    ) -> Self {
-        Self { group: group.into(), key, asked_as, value_len_max, deadline, leaving: None }
-    }
+/// Who asks a question, as the transport that carries it sees them.
+///
+/// Dropped unasked, it knows that there will be no answer.
+pub trait Asker: Send + 'static {
+    /// The question is about to be written. The transport calls this just before it writes it, and at the latest when it
+    /// has no more say in when that happens: callers may join the flight that asks for as long as it has not left (rule
+    /// G2).
+    fn leaves(&mut self) -> Leave;
 
-    /// Has `leaving` called when the request leaves.
-    #[must_use]
-    pub fn on_leaving(mut self, leaving: impl FnOnce() + Send + 'static) -> Self {
-        self.leaving = Some(Box::new(leaving));
-        self
-    }
-
-    /// Says that the request is about to be written. Calling it again does nothing.
-    pub fn leaving(&mut self) {
-        if let Some(leaving) = self.leaving.take() {
-            leaving();
-        }
-    }
+    /// Takes the answer; there is one. It must be short and must not wait: other answers come after it.
+    fn answered(&mut self, answer: Result<PeerAnswer, PeerError>);
 }
 
-impl fmt::Debug for PeerGet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerGet")
-            .field("group", &self.group)
-            .field("key", &self.key)
-            .field("as", &self.asked_as)
-            .finish()
-    }
+/// Whether a question is to leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// It is, and the answer is waited for until then. That may be later than [`PeerGet::deadline`] had it.
+    Until(Instant),
+    /// It is not, and the asker may be dropped: nobody waits for the answer any more.
+    Not,
 }
 
 /// What the answering node knows of the value beside its bytes.
@@ -155,6 +136,8 @@ pub enum PeerError {
         message: Box<str>,
         /// Whether the request may have been written.
         sent: bool,
+        /// Whether it gave no sign of life when it was asked for one. That says as much as several failures.
+        silent: bool,
     },
     /// The deadline passed before it answered.
     TimedOut,
@@ -165,12 +148,17 @@ pub enum PeerError {
 impl PeerError {
     /// Not reached, and nothing was sent.
     pub fn not_sent(message: impl Into<Box<str>>) -> Self {
-        Self::Unreachable { message: message.into(), sent: false }
+        Self::Unreachable { message: message.into(), sent: false, silent: false }
     }
 
     /// Broke off after the request may have been sent.
     pub fn broke_off(message: impl Into<Box<str>>) -> Self {
-        Self::Unreachable { message: message.into(), sent: true }
+        Self::Unreachable { message: message.into(), sent: true, silent: false }
+    }
+
+    /// Gave no sign of life for [`SILENCE_MAX`], with a request that may have been sent.
+    pub fn fell_silent(message: impl Into<Box<str>>) -> Self {
+        Self::Unreachable { message: message.into(), sent: true, silent: true }
     }
 }
 
@@ -199,39 +187,92 @@ pub struct PeerQuestion {
     pub deadline: Instant,
 }
 
+/// What a node says to a question.
+pub enum Reply {
+    /// This.
+    Now(Result<PeerAnswer, Error>),
+    /// It has to be waited for.
+    Later(BoxFuture<'static, Result<PeerAnswer, Error>>),
+}
+
 /// This node, as the server side of a transport sees it.
 pub trait PeerService: Send + Sync + 'static {
-    /// The answer, if it is at hand. `None`, and nothing done, if the question takes [`answer`](Self::answer).
-    fn answer_now(&self, _question: &PeerQuestion) -> Option<PeerAnswer> {
-        None
-    }
-
     /// Answers another node's question.
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>>;
+
+    /// Answers questions that came together, each in its place. What is at hand is answered at once; what has to be loaded may
+    /// share requests to the origin.
+    fn answer_all(self: Arc<Self>, questions: Vec<PeerQuestion>) -> Vec<Reply> {
+        let later = |question| {
+            let this = self.clone();
+            Reply::Later(Box::pin(async move { this.answer(question).await }))
+        };
+        questions.into_iter().map(later).collect()
+    }
 
     /// Carries out a write that another node passed on, as [`PeerClient::write`] tells it.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>>;
 }
 
-/// What is done with the answer to a question. It must be short and must not wait: other answers come after it.
-pub type Answered = Box<dyn FnOnce(Result<PeerAnswer, PeerError>) + Send>;
+/// How long the other node may give no sign of life before a link gives it up: whatever waits for it ends then.
+pub const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 
-/// A link to one other node. Every call ends by its deadline.
+/// A link to one other node.
+///
+/// Every call ends by its deadline, and sooner if the other node gives no sign of life for about [`SILENCE_MAX`]: the link
+/// asks for one where an answer takes long. A slow answer is waited for as long as it shows any.
 pub trait PeerClient: Send + Sync + 'static {
-    /// Asks for a key.
-    fn get(&self, request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>>;
-
-    /// Asks for a key, and has the answer handed to `answered`: at the latest when its deadline has passed. A transport that
-    /// serves many at once needs no task of its own for each.
-    fn ask(self: Arc<Self>, request: PeerGet, answered: Answered) {
-        tokio::spawn(async move { answered(self.get(request).await) });
-    }
+    /// Asks for a key, and hands the answer to `asker`.
+    fn ask(self: Arc<Self>, question: PeerGet, asker: Box<dyn Asker>);
 
     /// Has a key written; answers with the new version (of a delete: its own), or `None` if the transport doesn't tell.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>>;
 
     /// Asks whether it is there at all. Any sign of life will do.
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>>;
+}
+
+impl dyn PeerClient {
+    /// Asks for a key and waits for the answer. Dropped, it is not asked any more if it has not left.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`].
+    pub async fn get(self: &Arc<Self>, question: PeerGet) -> Result<PeerAnswer, PeerError> {
+        let deadline = question.deadline;
+        let (asker, answer) = waiting(move || Leave::Until(deadline));
+        self.clone().ask(question, Box::new(asker));
+        answer.await
+    }
+}
+
+/// An asker for one who waits, and what it waits for. While it does, `leaves` decides whether the question leaves.
+pub(crate) fn waiting(
+    leaves: impl FnMut() -> Leave + Send + 'static,
+) -> (impl Asker, impl Future<Output = Result<PeerAnswer, PeerError>>) {
+    let (tell, told) = oneshot::channel();
+    let answer = async { told.await.unwrap_or_else(|_| Err(PeerError::broke_off("the link was closed"))) };
+    (Waiting { tell: Some(tell), leaves }, answer)
+}
+
+struct Waiting<L> {
+    /// `None` once it is told.
+    tell: Option<oneshot::Sender<Result<PeerAnswer, PeerError>>>,
+    leaves: L,
+}
+
+impl<L: FnMut() -> Leave + Send + 'static> Asker for Waiting<L> {
+    fn leaves(&mut self) -> Leave {
+        match &self.tell {
+            Some(tell) if !tell.is_closed() => (self.leaves)(),
+            _ => Leave::Not,
+        }
+    }
+
+    fn answered(&mut self, answer: Result<PeerAnswer, PeerError>) {
+        // Who does not wait any more needs none.
+        drop(self.tell.take().map(|tell| tell.send(answer)));
+    }
 }
 
 /// Makes links to members.

@@ -4,6 +4,7 @@
 //! overtakes it: a write, an invalidation, a change of owner. At most [`UNDER_WAY_MAX`] work at the same time, so that a
 //! key that is detached again and again can't pile loads up; one more may be *queued* behind them, open to everyone.
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 /// The most flights of one key that work at the same time (rules G2 and I1): one that is open, and one that was sealed
@@ -26,46 +27,44 @@ struct Entry<F> {
 
 /// The flights of one key. `F` is the shell's handle of a flight.
 pub(super) struct KeyState<F> {
-    entries: Vec<Entry<F>>,
-}
-
-/// What becomes of a caller.
-pub(super) enum Boarding<F> {
-    /// It waits for this flight, which another leads.
-    Joins(FlightId, F),
-    /// It leads the flight it brought, which may begin at once.
-    Leads(FlightId),
-    /// It leads the flight it brought, which begins when another has ended.
-    Queues(FlightId),
+    /// Most keys have one.
+    entries: SmallVec<[Entry<F>; 1]>,
 }
 
 impl<F: Clone> KeyState<F> {
     pub(super) fn new() -> Self {
-        Self { entries: Vec::with_capacity(1) }
+        Self { entries: SmallVec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// A caller arrives: it joins the open flight, or leads a new one.
-    pub(super) fn board(&mut self, id: FlightId, deadline: Instant, flight: impl FnOnce() -> F) -> Boarding<F> {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.open) {
-            entry.waiters += 1;
-            entry.deadline = entry.deadline.max(deadline);
-            return Boarding::Joins(entry.id, entry.flight.clone());
-        }
-        let under_way = self.under_way() < UNDER_WAY_MAX;
-        let flight = flight();
-        self.entries.push(Entry { id, open: true, attached: true, under_way, waiters: 1, deadline, flight });
-        if under_way { Boarding::Leads(id) } else { Boarding::Queues(id) }
+    /// A caller joins the open flight, if there is one.
+    pub(super) fn join(&mut self, deadline: Instant) -> Option<F> {
+        let entry = self.entries.iter_mut().find(|entry| entry.open)?;
+        entry.waiters += 1;
+        entry.deadline = entry.deadline.max(deadline);
+        Some(entry.flight.clone())
     }
 
-    /// Nobody joins this flight any more.
-    pub(super) fn seal(&mut self, id: FlightId) {
-        if let Some(entry) = self.entry(id) {
-            entry.open = false;
-        }
+    /// A caller that found none to join leads this flight. Where there [is no room](Self::has_room) it is queued, and begins
+    /// when another has ended.
+    pub(super) fn lead(&mut self, id: FlightId, deadline: Instant, flight: F) {
+        let under_way = self.has_room();
+        self.entries.push(Entry { id, open: true, attached: true, under_way, waiters: 1, deadline, flight });
+    }
+
+    /// Whether another flight may be under way.
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way() < UNDER_WAY_MAX
+    }
+
+    /// Nobody joins this flight any more. Says until when it is waited for; `None`: not at all.
+    pub(super) fn seal(&mut self, id: FlightId) -> Option<Instant> {
+        let entry = self.entry(id)?;
+        entry.open = false;
+        (entry.waiters > 0).then_some(entry.deadline)
     }
 
     /// Something overtook the key: what is under way must not be installed and takes no more callers. A flight that is
@@ -92,7 +91,7 @@ impl<F: Clone> KeyState<F> {
     /// A flight's leader is through with it. Answers with a queued flight that begins now.
     pub(super) fn end(&mut self, id: FlightId) -> Option<F> {
         self.entries.retain(|entry| entry.id != id);
-        if self.under_way() >= UNDER_WAY_MAX {
+        if !self.has_room() {
             return None;
         }
         let next = self.entries.iter_mut().find(|entry| !entry.under_way)?;
@@ -135,17 +134,29 @@ mod tests {
             Self { state: KeyState::new(), next: 0, start: Instant::now() }
         }
 
-        fn board(&mut self) -> Boarding<u64> {
+        fn deadline(&mut self) -> Instant {
             self.next += 1;
-            let deadline = self.start + Duration::from_secs(self.next);
-            self.state.board(FlightId(self.next), deadline, || self.next)
+            self.start + Duration::from_secs(self.next)
+        }
+
+        fn join(&mut self) -> Option<FlightId> {
+            let deadline = self.deadline();
+            self.state.join(deadline).map(FlightId)
+        }
+
+        /// Leads a flight, and says whether it may begin.
+        fn lead(&mut self) -> (FlightId, bool) {
+            let deadline = self.deadline();
+            assert!(self.state.join(deadline).is_none(), "should lead");
+            let begins = self.state.has_room();
+            self.state.lead(FlightId(self.next), deadline, self.next);
+            (FlightId(self.next), begins)
         }
 
         fn leads(&mut self) -> FlightId {
-            match self.board() {
-                Boarding::Leads(id) => id,
-                _ => panic!("should lead"),
-            }
+            let (id, begins) = self.lead();
+            assert!(begins, "should begin");
+            id
         }
     }
 
@@ -153,7 +164,7 @@ mod tests {
     fn callers_join_the_open_flight_and_its_deadline_is_the_latest() {
         let mut driver = Driver::new();
         let first = driver.leads();
-        assert!(matches!(driver.board(), Boarding::Joins(id, 1) if id == first));
+        assert_eq!(driver.join(), Some(first));
         assert_eq!(driver.state.deadline(first), Some(driver.start + Duration::from_secs(2)));
     }
 
@@ -161,7 +172,9 @@ mod tests {
     fn nobody_joins_a_sealed_flight_which_stays_attached() {
         let mut driver = Driver::new();
         let first = driver.leads();
-        driver.state.seal(first);
+        assert_eq!(driver.join(), Some(first));
+        let latest = driver.start + Duration::from_secs(driver.next);
+        assert_eq!(driver.state.seal(first), Some(latest));
         let second = driver.leads();
         assert_ne!(first, second);
         assert!(driver.state.is_attached(first));
@@ -174,8 +187,9 @@ mod tests {
         driver.state.seal(first);
         let second = driver.leads();
         driver.state.seal(second);
-        let Boarding::Queues(third) = driver.board() else { panic!("should queue") };
-        assert!(matches!(driver.board(), Boarding::Joins(id, _) if id == third));
+        let (third, begins) = driver.lead();
+        assert!(!begins);
+        assert_eq!(driver.join(), Some(third));
         assert_eq!(driver.state.end(second), Some(third.0));
         assert_eq!(driver.state.end(first), None);
     }
@@ -187,7 +201,8 @@ mod tests {
         driver.state.detach();
         let second = driver.leads();
         driver.state.detach();
-        let Boarding::Queues(third) = driver.board() else { panic!("should queue") };
+        let (third, begins) = driver.lead();
+        assert!(!begins);
         driver.state.detach();
         let attached = [first, second, third].map(|id| driver.state.is_attached(id));
         assert_eq!(attached, [false, false, true]);
@@ -201,9 +216,10 @@ mod tests {
     fn a_flight_without_waiters_is_abandoned_and_not_joined() {
         let mut driver = Driver::new();
         let first = driver.leads();
-        driver.board();
+        assert_eq!(driver.join(), Some(first));
         assert!(!driver.state.leave(first));
         assert!(driver.state.leave(first));
+        assert_eq!(driver.state.seal(first), None);
         assert!(!driver.state.is_attached(first));
         assert_ne!(driver.leads(), first);
     }

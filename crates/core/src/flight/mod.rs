@@ -39,13 +39,13 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 pub use key_state::UNDER_WAY_MAX;
@@ -73,9 +73,16 @@ struct Table<T> {
     len: AtomicUsize,
 }
 
+/// What those who are in a flight share.
 struct Flight<T> {
+    table: Arc<Table<T>>,
+    key: Key,
+    id: FlightId,
+    /// Which shard of the table has the key.
+    shard: usize,
     result: OnceLock<Option<T>>,
     landed: Notify,
+    is_cleared: AtomicBool,
     cleared: Notify,
     abandoned: Notify,
 }
@@ -162,41 +169,38 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// Joins the key's open flight, or becomes the leader of a new one. Waits until `deadline` at most.
     pub fn board(&self, key: &Key, deadline: Instant) -> Boarding<T> {
-        let id = FlightId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
-        let mut shard = self.0.shard(key).lock();
+        let place = self.0.place(key);
+        let mut shard = self.0.shards[place].lock();
         // The limit bounds memory and need not be exact to the flight.
         if self.len() >= FLIGHTS_MAX && !shard.contains_key(key) {
             return Boarding::Full;
         }
         let state = shard.entry(key.clone()).or_insert_with(KeyState::new);
-        let flight =
-            Flight { result: OnceLock::new(), landed: Notify::new(), cleared: Notify::new(), abandoned: Notify::new() };
-        let mut made = None;
-        let boarding = state.board(id, deadline, || made.insert(Arc::new(flight)).clone());
-        drop(shard);
-        let ticket = |id, flight| Ticket { table: self.0.clone(), key: key.clone(), id, flight };
-        match (boarding, made) {
-            (key_state::Boarding::Joins(id, flight), _) => {
-                Boarding::Joined(Waiter { ticket: ticket(id, flight), deadline })
-            }
-            (key_state::Boarding::Leads(id), Some(flight)) => {
-                self.0.len.fetch_add(1, Ordering::Relaxed);
-                flight.cleared.notify_one();
-                let leader = Leader { ticket: ticket(id, flight.clone()) };
-                Boarding::Leads(leader, Waiter { ticket: ticket(id, flight), deadline })
-            }
-            (key_state::Boarding::Queues(id), Some(flight)) => {
-                self.0.len.fetch_add(1, Ordering::Relaxed);
-                let leader = Leader { ticket: ticket(id, flight.clone()) };
-                Boarding::Leads(leader, Waiter { ticket: ticket(id, flight), deadline })
-            }
-            (_, None) => unreachable!("a leader's flight was just made"),
+        if let Some(flight) = state.join(deadline) {
+            return Boarding::Joined(Waiter { flight, deadline });
         }
+        let is_cleared = state.has_room();
+        let id = FlightId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        let flight = Arc::new(Flight {
+            table: self.0.clone(),
+            key: key.clone(),
+            id,
+            shard: place,
+            result: OnceLock::new(),
+            landed: Notify::new(),
+            is_cleared: AtomicBool::new(is_cleared),
+            cleared: Notify::new(),
+            abandoned: Notify::new(),
+        });
+        state.lead(id, deadline, flight.clone());
+        drop(shard);
+        self.0.len.fetch_add(1, Ordering::Relaxed);
+        Boarding::Leads(Leader { flight: flight.clone() }, Waiter { flight, deadline })
     }
 
     /// Detaches what is under way for `key`, runs `overtake`, and lets no flight of the key land or begin meanwhile.
     pub fn overtake<R>(&self, key: &Key, overtake: impl FnOnce() -> R) -> R {
-        let mut shard = self.0.shard(key).lock();
+        let mut shard = self.0.shards[self.0.place(key)].lock();
         if let Some(state) = shard.get_mut(key) {
             state.detach();
         }
@@ -240,24 +244,35 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> Table<T> {
-    fn shard(&self, key: &Key) -> &Shard<T> {
+    fn place(&self, key: &Key) -> usize {
         let hash = self.hasher.hash_one(key);
         // The map takes the top bits and the lowest ones for itself.
-        &self.shards[(hash >> 32) as usize % SHARD_COUNT]
+        (hash >> 32) as usize % SHARD_COUNT
     }
 }
 
-/// A place in a flight.
-struct Ticket<T> {
-    table: Arc<Table<T>>,
-    key: Key,
-    id: FlightId,
-    flight: Arc<Flight<T>>,
+impl<T> Flight<T> {
+    fn keys(&self) -> MutexGuard<'_, Keys<T>> {
+        self.table.shards[self.shard].lock()
+    }
+
+    /// Takes the flight out of the table.
+    fn end(&self, keys: &mut Keys<T>) {
+        let Some(state) = keys.get_mut(&self.key) else { return };
+        self.table.len.fetch_sub(1, Ordering::Relaxed);
+        if let Some(next) = state.end(self.id) {
+            next.is_cleared.store(true, Ordering::Release);
+            next.cleared.notify_one();
+        }
+        if state.is_empty() {
+            keys.remove(&self.key);
+        }
+    }
 }
 
 /// One who waits for a flight's result. Dropping it leaves the flight.
 pub struct Waiter<T: Clone> {
-    ticket: Ticket<T>,
+    flight: Arc<Flight<T>>,
     deadline: Instant,
 }
 
@@ -277,7 +292,7 @@ impl<T: Clone> Waiter<T> {
     ///
     /// [`WaitError::TimedOut`] if there is no result by then.
     pub async fn wait_until(&self, pause: Instant) -> Result<T, WaitError> {
-        let flight = &self.ticket.flight;
+        let flight = &self.flight;
         let landed = flight.landed.notified();
         let mut landed = std::pin::pin!(landed);
         // From here on a landing is noticed, so that the result can't slip in between the look and the wait.
@@ -294,12 +309,11 @@ impl<T: Clone> Waiter<T> {
 
 impl<T: Clone> Drop for Waiter<T> {
     fn drop(&mut self) {
-        let Ticket { table, key, id, flight } = &self.ticket;
+        let flight = &self.flight;
         if flight.result.get().is_some() {
             return;
         }
-        let mut shard = table.shard(key).lock();
-        if shard.get_mut(key).is_some_and(|state| state.leave(*id)) {
+        if flight.keys().get_mut(&flight.key).is_some_and(|state| state.leave(flight.id)) {
             flight.abandoned.notify_one();
         }
     }
@@ -308,18 +322,32 @@ impl<T: Clone> Drop for Waiter<T> {
 /// The one who does a flight's work. Dropped without [`land`](Self::land), it leaves its waiters with
 /// [`WaitError::LeaderLost`].
 pub struct Leader<T: Clone> {
-    ticket: Ticket<T>,
+    flight: Arc<Flight<T>>,
 }
 
 impl<T: Clone> Leader<T> {
+    /// The key that the flight is of.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.flight.key
+    }
+
+    /// Whether the flight may begin.
+    #[must_use]
+    pub fn is_cleared(&self) -> bool {
+        self.flight.is_cleared.load(Ordering::Acquire)
+    }
+
     /// Waits until the flight may begin: fewer than [`UNDER_WAY_MAX`] others of its key are under way.
     pub async fn cleared(&self) {
-        self.ticket.flight.cleared.notified().await;
+        while !self.is_cleared() {
+            self.flight.cleared.notified().await;
+        }
     }
 
     /// Waits until nobody waits for the result any more.
     pub async fn abandoned(&self) {
-        self.ticket.flight.abandoned.notified().await;
+        self.flight.abandoned.notified().await;
     }
 
     /// Waits for clearance and does `work`; drops it and answers `None` if everybody has left.
@@ -333,69 +361,70 @@ impl<T: Clone> Leader<T> {
     /// The latest deadline of those who boarded.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let Ticket { table, key, id, .. } = &self.ticket;
-        table.shard(key).lock().get(key).and_then(|state| state.deadline(*id))
+        let flight = &self.flight;
+        flight.keys().get(&flight.key).and_then(|state| state.deadline(flight.id))
+    }
+
+    /// Seals the flight.
+    pub fn seal(&self) -> Sealed {
+        seal(&self.flight)
     }
 
     /// What seals the flight, for whoever sends its question.
     #[must_use]
-    pub fn seal(&self) -> Seal<T> {
-        let Ticket { table, key, id, .. } = &self.ticket;
-        Seal { table: table.clone(), key: key.clone(), id: *id }
+    pub fn sealer(&self) -> Sealer<T> {
+        Sealer(self.flight.clone())
     }
 
     /// Ends the flight. `install` makes the result and is told whether it may be kept: whether the flight is still
     /// attached. Nothing can [overtake](Flights::overtake) the key between that and the end of `install`.
     pub fn land(self, install: impl FnOnce(bool) -> T) {
-        let Ticket { table, key, id, flight } = &self.ticket;
-        let mut shard = table.shard(key).lock();
-        let attached = shard.get(key).is_some_and(|state| state.is_attached(*id));
+        let flight = &self.flight;
+        let mut keys = flight.keys();
+        let attached = keys.get(&flight.key).is_some_and(|state| state.is_attached(flight.id));
         let result = install(attached);
         // Results are set before the flight leaves the table, so that who finds none there finds it in the store.
         let _first = flight.result.set(Some(result));
-        table.end(&mut shard, key, *id);
-        drop(shard);
+        flight.end(&mut keys);
+        drop(keys);
         flight.landed.notify_waiters();
-    }
-}
-
-impl<T> Table<T> {
-    fn end(&self, shard: &mut Keys<T>, key: &Key, id: FlightId) {
-        let Some(state) = shard.get_mut(key) else { return };
-        self.len.fetch_sub(1, Ordering::Relaxed);
-        if let Some(next) = state.end(id) {
-            next.cleared.notify_one();
-        }
-        if state.is_empty() {
-            shard.remove(key);
-        }
     }
 }
 
 impl<T: Clone> Drop for Leader<T> {
     fn drop(&mut self) {
-        let Ticket { table, key, id, flight } = &self.ticket;
+        let flight = &self.flight;
         if flight.result.set(None).is_err() {
             return;
         }
-        table.end(&mut table.shard(key).lock(), key, *id);
+        flight.end(&mut flight.keys());
         flight.landed.notify_waiters();
     }
 }
 
-/// Seals a flight: nobody joins it any more.
-pub struct Seal<T> {
-    table: Arc<Table<T>>,
-    key: Key,
-    id: FlightId,
+/// What sealing a flight comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sealed {
+    /// Nobody joins it any more, and those who did wait until then at the latest.
+    Until(Instant),
+    /// Nobody waits for it: its question need not be asked.
+    Abandoned,
 }
 
-impl<T> Seal<T> {
+fn seal<T>(flight: &Flight<T>) -> Sealed {
+    match flight.keys().get_mut(&flight.key).and_then(|state| state.seal(flight.id)) {
+        Some(deadline) => Sealed::Until(deadline),
+        None => Sealed::Abandoned,
+    }
+}
+
+/// Seals a flight: nobody joins it any more.
+pub struct Sealer<T>(Arc<Flight<T>>);
+
+impl<T> Sealer<T> {
     /// Seals it.
-    pub fn close(&self) {
-        if let Some(state) = self.table.shard(&self.key).lock().get_mut(&self.key) {
-            state.seal(self.id);
-        }
+    pub fn seal(&self) -> Sealed {
+        seal(&self.0)
     }
 }
 

@@ -117,9 +117,9 @@ async fn nobody_joins_a_sealed_flight_and_a_third_one_waits_for_clearance() {
     let flights: Flights<u32> = Flights::new();
     let (first, _w1) = lead(&flights);
     first.cleared().await;
-    first.seal().close();
+    first.seal();
     let (second, _w2) = lead(&flights);
-    second.seal().close();
+    second.seal();
     let (third, w3) = lead(&flights);
     let mut cleared = Box::pin(third.cleared());
     assert!((&mut cleared).now_or_never().is_none());

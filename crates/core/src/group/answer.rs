@@ -84,12 +84,16 @@ impl Answer {
     /// Time since its load began.
     #[must_use]
     pub fn age(&self, clock: &dyn Clock) -> Duration {
-        Duration::from_millis(clock.wall_ms().saturating_sub(self.load_start.wall_ms()))
+        self.age_at(clock.wall_ms())
     }
 
-    /// As another node is told.
-    pub(super) fn for_peer(self, clock: &dyn Clock) -> PeerAnswer {
-        let age = self.age(clock);
+    fn age_at(&self, wall_ms: u64) -> Duration {
+        Duration::from_millis(wall_ms.saturating_sub(self.load_start.wall_ms()))
+    }
+
+    /// As another node is told, at this time of the wall clock.
+    pub(super) fn for_peer(self, wall_ms: u64) -> PeerAnswer {
+        let age = self.age_at(wall_ms);
         let meta = self.version.map(|version| PeerMeta { version, age, ttl_left: self.ttl_left });
         PeerAnswer::Found { value: self.value, meta, lease: None }
     }

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::{Boarded, Fetched, Group, Landing, boarded, load::Role, unreachable, unsettled, wait_error};
 use crate::{
-    Error, Key, Moment,
-    flight::Leader,
+    Error, Key, Moment, Value,
+    flight::{Leader, Sealed},
     link::Peer,
-    peer::{AskedAs, PeerAnswer, PeerError, PeerGet},
+    peer::{AskedAs, Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerMeta, waiting},
     placement::Slot,
     stats::Source,
     view::Place,
@@ -27,47 +27,64 @@ impl Group {
     pub(super) fn board_ask(&self, key: &Key, slot: Slot, deadline: Instant) -> Result<Boarded, Error> {
         let (leader, boarded) = boarded(self.0.asks.board(key, deadline))?;
         if let Some(leader) = leader {
-            tokio::spawn(self.clone().ask(leader, key.clone(), slot, deadline));
+            self.lead_ask(leader, slot, deadline);
         }
         Ok(boarded)
     }
 
-    async fn ask(self, leader: Leader<Landing>, key: Key, slot: Slot, deadline: Instant) {
-        let landing = leader.unless_abandoned(self.ask_owner(&leader, &key, slot, deadline)).await;
-        if let Some(landing) = landing {
+    /// Asks the owner. It takes a task only where one question is not enough.
+    fn lead_ask(&self, leader: Leader<Landing>, slot: Slot, deadline: Instant) {
+        // After the boarding, so that a change of owner either shows here or finds this flight in the table.
+        let place = self.0.node.peek_view().owner_place(slot, leader.key().as_bytes());
+        match place {
+            Place::At(owner) if leader.is_cleared() => {
+                let question = self.question(leader.key(), AskedAs::Owner, deadline);
+                owner.ask(question, FirstAsk { group: self.clone(), slot, leader: Some(leader) });
+            }
+            _ => drop(tokio::spawn(self.clone().ask(leader, slot, None))),
+        }
+    }
+
+    /// The flight's work, after the answer to the `first` question, if that was asked.
+    async fn ask(self, leader: Leader<Landing>, slot: Slot, first: Option<Asked>) {
+        if let Some(landing) = leader.unless_abandoned(self.ask_owner(&leader, slot, first)).await {
             leader.land(|_| landing);
         }
     }
 
     /// Asks the owner; while that can't be reached, the stand-in.
-    async fn ask_owner(&self, leader: &Leader<Landing>, key: &Key, slot: Slot, deadline: Instant) -> Landing {
+    async fn ask_owner(&self, leader: &Leader<Landing>, slot: Slot, mut first: Option<Asked>) -> Landing {
+        let key = leader.key();
         for attempt in 0..ASK_TRIES_MAX {
-            let peer = match self.0.node.view().owner_place(slot, key.as_bytes()) {
-                Place::At(peer) => peer,
-                Place::Mine | Place::Nobody => return Landing::Elsewhere,
+            let asked = match first.take().filter(|asked| !is_early(asked, leader)) {
+                Some(asked) => asked,
+                None => match self.0.node.view().owner_place(slot, key.as_bytes()) {
+                    Place::At(owner) => self.ask_peer(leader, &owner, AskedAs::Owner).await,
+                    Place::Mine | Place::Nobody => return Landing::Elsewhere,
+                },
             };
-            match self.ask_peer(leader, &peer, key, AskedAs::Owner, deadline).await {
+            match asked.map(|answer| self.fetched(answer)) {
                 Ok(Some(fetched)) => return Landing::Fetched(fetched),
                 Ok(None) => self.pause(attempt).await,
                 Err(PeerError::Answered(error)) => return Landing::Failed(error),
                 Err(PeerError::TimedOut) => return self.failed(Error::timed_out("the owner was asked")),
-                Err(PeerError::Unreachable { .. }) => return self.ask_stand_in(leader, key, slot).await,
+                Err(PeerError::Unreachable { .. }) => return self.ask_stand_in(leader, slot).await,
             }
         }
         self.failed(unsettled())
     }
 
     /// The owner failed to answer this very request (rule S1).
-    async fn ask_stand_in(&self, leader: &Leader<Landing>, key: &Key, slot: Slot) -> Landing {
+    async fn ask_stand_in(&self, leader: &Leader<Landing>, slot: Slot) -> Landing {
         if !self.has_origin() {
             return self.failed(unreachable(
                 "the owner of the key can't be reached, and this group has no origin to load it from",
             ));
         }
-        let deadline = leader.deadline().unwrap_or_else(Instant::now);
+        let key = leader.key();
         let place = self.0.node.view().stand_in_place(slot, key.as_bytes());
-        if let Place::At(peer) = place {
-            match self.ask_peer(leader, &peer, key, AskedAs::StandIn, deadline).await {
+        if let Place::At(stand_in) = place {
+            match self.ask_peer(leader, &stand_in, AskedAs::StandIn).await.map(|answer| self.fetched(answer)) {
                 Ok(Some(fetched)) => return Landing::Fetched(Fetched { source: Source::StandIn, ..fetched }),
                 Err(PeerError::Answered(error)) => return Landing::Failed(error),
                 Err(PeerError::TimedOut) => return self.failed(Error::timed_out("the stand-in was asked")),
@@ -75,7 +92,7 @@ impl Group {
             }
         }
         // This node is the stand-in; or owner and stand-in are both away, and each node that is asked stands in for them.
-        self.stand_in(key, slot, deadline).await
+        self.stand_in(key, slot, latest(leader)).await
     }
 
     /// Loads a key in the place of its owner.
@@ -89,32 +106,33 @@ impl Group {
         }
     }
 
-    /// One question to one node. `None`: it isn't the owner.
-    async fn ask_peer(
-        &self,
-        leader: &Leader<Landing>,
-        peer: &Arc<Peer>,
-        key: &Key,
-        asked_as: AskedAs,
-        deadline: Instant,
-    ) -> Result<Option<Fetched>, PeerError> {
+    /// One question to one node.
+    async fn ask_peer(&self, leader: &Leader<Landing>, peer: &Arc<Peer>, asked_as: AskedAs) -> Asked {
         loop {
-            let seal = leader.seal();
-            let deadline = leader.deadline().unwrap_or(deadline);
-            let question =
-                PeerGet::new(self.name().clone(), key.clone(), asked_as, self.0.config.value_len_max, deadline);
-            match peer.get(question.on_leaving(move || seal.close())).await {
-                // Somebody with more time joined before the question left.
-                Err(PeerError::TimedOut) if leader.deadline().is_some_and(|latest| latest > deadline) => {}
-                Ok(answer) => return Ok(self.fetched(answer)),
-                Err(error) => return Err(error),
+            let sealer = leader.sealer();
+            let (asker, answer) = waiting(move || leave(sealer.seal()));
+            peer.ask(self.question(leader.key(), asked_as, latest(leader)), asker);
+            let asked = answer.await;
+            if !is_early(&asked, leader) {
+                return asked;
             }
         }
     }
 
+    pub(super) fn question(&self, key: &Key, asked_as: AskedAs, deadline: Instant) -> PeerGet {
+        let value_len_max = self.0.config.value_len_max;
+        PeerGet { group: self.name().clone(), key: key.clone(), asked_as, value_len_max, deadline }
+    }
+
     /// What a node's answer says. `None`: that it isn't the owner.
-    pub(super) fn fetched(&self, answer: PeerAnswer) -> Option<Fetched> {
-        let PeerAnswer::Found { value, meta, lease: _ } = answer else { return None };
+    fn fetched(&self, answer: PeerAnswer) -> Option<Fetched> {
+        match answer {
+            PeerAnswer::Found { value, meta, lease: _ } => Some(self.found(value, meta)),
+            PeerAnswer::NotOwner(_) => None,
+        }
+    }
+
+    fn found(&self, value: Option<Value>, meta: Option<PeerMeta>) -> Fetched {
         self.0.stats.loads.of(Source::Peer).add(1);
         let now = self.now();
         let fresh_until = match meta.and_then(|meta| meta.ttl_left) {
@@ -123,7 +141,7 @@ impl Group {
         };
         let load_start = self.0.node.reading_before(meta.map_or(Duration::ZERO, |meta| meta.age));
         let version = meta.map(|meta| meta.version);
-        Some(Fetched { value, version, load_start, fresh_until, source: Source::Peer, stored: false })
+        Fetched { value, version, load_start, fresh_until, source: Source::Peer, stored: false }
     }
 
     fn failed(&self, error: Error) -> Landing {
@@ -134,5 +152,53 @@ impl Group {
     async fn pause(&self, attempt: u32) {
         let share = self.0.node.chance(|chance| 0.5 + chance.f64() / 2.0);
         tokio::time::sleep(ASK_PAUSE.mul_f64(share) * 2_u32.pow(attempt)).await;
+    }
+}
+
+/// What a question came to.
+type Asked = Result<PeerAnswer, PeerError>;
+
+/// Whether the question timed out while somebody with more time had joined before it left.
+fn is_early(asked: &Asked, leader: &Leader<Landing>) -> bool {
+    matches!(asked, Err(PeerError::TimedOut)) && leader.deadline().is_some_and(|latest| Instant::now() < latest)
+}
+
+/// Until when the flight is waited for.
+fn latest(leader: &Leader<Landing>) -> Instant {
+    leader.deadline().unwrap_or_else(Instant::now)
+}
+
+fn leave(sealed: Sealed) -> Leave {
+    match sealed {
+        Sealed::Until(deadline) => Leave::Until(deadline),
+        Sealed::Abandoned => Leave::Not,
+    }
+}
+
+/// Who asks a flight's first question, which is the only one mostly.
+struct FirstAsk {
+    group: Group,
+    slot: Slot,
+    /// `None` once it has landed.
+    leader: Option<Leader<Landing>>,
+}
+
+impl Asker for FirstAsk {
+    fn leaves(&mut self) -> Leave {
+        self.leader.as_ref().map_or(Leave::Not, |leader| leave(leader.seal()))
+    }
+
+    fn answered(&mut self, answer: Asked) {
+        let Self { group, slot, leader } = self;
+        let Some(leader) = leader.take() else { return };
+        let asked = match answer {
+            Ok(PeerAnswer::Found { value, meta, lease: _ }) => {
+                let fetched = group.found(value, meta);
+                return leader.land(|_| Landing::Fetched(fetched));
+            }
+            Err(PeerError::Answered(error)) => return leader.land(|_| Landing::Failed(error)),
+            other => other,
+        };
+        tokio::spawn(group.clone().ask(leader, *slot, Some(asked)));
     }
 }

@@ -243,13 +243,20 @@ impl Group {
     /// What the node's own store has to say, if that is enough. Nothing is awaited and nothing allocated.
     #[inline]
     fn look(&self, key: &[u8]) -> Option<Answer> {
-        let Inner { store, node, config, .. } = &*self.0;
+        let store = &self.0.store;
         // Stays at the clock's start for an entry without an end, which is fresh at any time.
         let mut now = Moment::default();
         let hit = store.get_when(key, || {
             now = self.now();
             now
         })?;
+        self.judge(key, hit, now)
+    }
+
+    /// What the store's `hit` of a key comes to. `now` may be left at the clock's start for an entry without an end.
+    #[inline]
+    fn judge(&self, key: &[u8], hit: Hit, now: Moment) -> Option<Answer> {
+        let Inner { node, config, .. } = &*self.0;
         // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
         // slot that went elsewhere answers nothing.
         if hit.meta.tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta.slot, key)) {

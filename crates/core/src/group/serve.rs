@@ -1,75 +1,132 @@
 //! What other nodes ask of this one.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
-use super::{Answer, Group, ROUTE_TRIES_MAX, load::Role, unsettled};
+use super::{Boarded, Group, ROUTE_TRIES_MAX, boarded, load::Led, load::Role, unsettled};
 use crate::{
-    Error, Key,
+    Error, Key, Members,
     link::Peer,
-    peer::{AskedAs, PeerAnswer, PeerError, PeerGet, PeerQuestion},
+    peer::{AskedAs, PeerAnswer, PeerError, PeerQuestion, Reply},
     placement::Slot,
     stats::Protocol,
     view::Place,
 };
 
 impl Group {
-    /// What the store answers to another node's question. `None`, and nothing counted: it takes [`serve`](Self::serve).
+    /// Answers questions of other nodes that came together, each in its place. Asks no third node (rule G3), except that a
+    /// stand-in hands a question on to an owner that it can reach. Keys that this node owns and has to load go to the origin
+    /// in batches where its loader takes them.
     #[must_use]
-    pub fn serve_now(&self, key: &[u8], over: Protocol) -> Option<PeerAnswer> {
-        let answer = self.look(key)?;
-        self.0.stats.server_requests.of(over).add(1);
-        Some(answer.for_peer(self.0.node.clock()))
+    pub fn serve_all(&self, questions: Vec<PeerQuestion>, over: Protocol) -> Vec<Reply> {
+        self.0.stats.server_requests.of(over).add(questions.len() as u64);
+        let keys: Vec<&[u8]> = questions.iter().map(|question| question.key.as_bytes()).collect();
+        let (now, wall_ms) = (self.now(), self.0.node.clock().wall_ms());
+        let mut found = Vec::with_capacity(keys.len());
+        self.0.store.get_many(&keys, now, |index, hit| {
+            let answer = hit.and_then(|hit| self.judge(keys[index], hit, now));
+            found.push(answer.map(|answer| answer.for_peer(wall_ms)));
+        });
+        let mut batch = Vec::new();
+        let replies = questions.into_iter().zip(found).map(|(question, found)| match found {
+            Some(answer) => Reply::Now(Ok(answer)),
+            None => self.begin_serving(question, over, &mut batch),
+        });
+        let replies = replies.collect();
+        self.load_batch(batch);
+        replies
     }
 
-    /// Answers another node's question. Asks no third node (rule G3), except that a stand-in hands a question on to an owner that
-    /// it can reach.
+    /// Answers another node's question.
     ///
     /// # Errors
     ///
     /// [`Error`] as for [`get`](Self::get); it is the asker's answer.
     pub async fn serve(&self, question: PeerQuestion, over: Protocol) -> Result<PeerAnswer, Error> {
-        if let Some(answer) = self.serve_now(question.key.as_bytes(), over) {
-            return Ok(answer);
-        }
-        self.0.stats.server_requests.of(over).add(1);
-        match self.serve_miss(&question, over).await? {
-            Served::Answer(answer) => Ok(answer.for_peer(self.0.node.clock())),
-            Served::HandedOn(answer) => Ok(answer),
+        match self.serve_all(vec![question], over).pop() {
+            Some(Reply::Now(answer)) => answer,
+            Some(Reply::Later(answer)) => answer.await,
+            None => Err(unsettled()),
         }
     }
 
-    async fn serve_miss(&self, question: &PeerQuestion, over: Protocol) -> Result<Served, Error> {
-        let PeerQuestion { key, asked_as, deadline, .. } = question;
+    /// Begins to answer a question that the store had no answer for. A load that is to be led goes into `batch`.
+    fn begin_serving(&self, mut question: PeerQuestion, over: Protocol, batch: &mut Vec<Led>) -> Reply {
+        // What waits must not keep the whole message that the key came in.
+        match Key::copy_from(question.key.as_bytes()) {
+            Ok(key) => question.key = key,
+            Err(error) => return Reply::Now(Err(error)),
+        }
+        let PeerQuestion { key, deadline, .. } = &question;
         let slot = Slot::of(self.name(), key.as_bytes());
-        for _ in 0..ROUTE_TRIES_MAX {
-            let view = self.0.node.view();
-            let role = match (view.owner_place(slot, key.as_bytes()), *asked_as) {
-                (Place::Mine, _) => Role::Owner,
-                (Place::At(owner), AskedAs::StandIn) => {
-                    if let Some(answer) = self.hand_on(&owner, key, *deadline).await? {
-                        return Ok(Served::HandedOn(answer));
-                    }
-                    Role::StandIn
+        let first = match self.part(&question, slot, over) {
+            Part::Redirects(members) => return Reply::Now(Ok(PeerAnswer::NotOwner(members))),
+            Part::Loads(_) if !self.has_origin() => return Reply::Now(Ok(self.nothing_for_peer())),
+            Part::Loads(Role::Owner) => match boarded(self.0.loads.board(key, *deadline)) {
+                Err(error) => return Reply::Now(Err(error)),
+                Ok((leader, boarded)) => {
+                    batch.extend(leader.map(|leader| Led { leader, key: key.clone(), slot }));
+                    Some(boarded)
                 }
-                (Place::Nobody, AskedAs::StandIn) => Role::StandIn,
-                _ if over.can_redirect() => return Ok(Served::HandedOn(PeerAnswer::NotOwner(view.members().clone()))),
-                _ => Role::Other,
+            },
+            Part::Loads(_) | Part::HandsOn(_) => None,
+        };
+        Reply::Later(Box::pin(self.clone().serve_miss(question, slot, over, first)))
+    }
+
+    async fn serve_miss(
+        self,
+        question: PeerQuestion,
+        slot: Slot,
+        over: Protocol,
+        mut first: Option<Boarded>,
+    ) -> Result<PeerAnswer, Error> {
+        let PeerQuestion { key, deadline, .. } = &question;
+        for _ in 0..ROUTE_TRIES_MAX {
+            let boarded = match first.take() {
+                Some(boarded) => boarded,
+                None => {
+                    let role = match self.part(&question, slot, over) {
+                        Part::Redirects(members) => return Ok(PeerAnswer::NotOwner(members)),
+                        Part::Loads(role) => role,
+                        Part::HandsOn(owner) => match self.hand_on(&owner, key, *deadline).await? {
+                            Some(answer) => return Ok(answer),
+                            None => Role::StandIn,
+                        },
+                    };
+                    if !self.has_origin() {
+                        return Ok(self.nothing_for_peer());
+                    }
+                    self.board_load(key, slot, role, *deadline)?
+                }
             };
-            if !self.has_origin() {
-                return Ok(Served::Answer(self.nothing()));
-            }
-            let boarded = self.board_load(key, slot, role, *deadline)?;
             if let Some(answer) = self.settle(key, boarded, *deadline).await? {
-                return Ok(Served::Answer(answer));
+                return Ok(answer.for_peer(self.0.node.clock().wall_ms()));
             }
         }
         Err(unsettled())
     }
 
+    /// What is this node's to do about a question, as the view is now.
+    fn part(&self, question: &PeerQuestion, slot: Slot, over: Protocol) -> Part {
+        let view = self.0.node.peek_view();
+        match (view.owner_place(slot, question.key.as_bytes()), question.asked_as) {
+            (Place::Mine, _) => Part::Loads(Role::Owner),
+            (Place::At(owner), AskedAs::StandIn) => Part::HandsOn(owner),
+            (Place::Nobody, AskedAs::StandIn) => Part::Loads(Role::StandIn),
+            _ if over.can_redirect() => Part::Redirects(view.members().clone()),
+            _ => Part::Loads(Role::Other),
+        }
+    }
+
+    fn nothing_for_peer(&self) -> PeerAnswer {
+        self.nothing().for_peer(self.0.node.clock().wall_ms())
+    }
+
     /// Asks the owner on behalf of a node that can't reach it. `None`: this node can't either.
-    async fn hand_on(&self, owner: &Peer, key: &Key, deadline: Instant) -> Result<Option<PeerAnswer>, Error> {
-        let max = self.0.config.value_len_max;
-        let question = PeerGet::new(self.name().clone(), key.clone(), AskedAs::OwnerByStandIn, max, deadline);
+    async fn hand_on(&self, owner: &Arc<Peer>, key: &Key, deadline: Instant) -> Result<Option<PeerAnswer>, Error> {
+        let question = self.question(key, AskedAs::OwnerByStandIn, deadline);
         match owner.get_if_alive(question).await {
             Ok(PeerAnswer::Found { value, meta, lease: _ }) => Ok(Some(PeerAnswer::Found { value, meta, lease: None })),
             Ok(PeerAnswer::NotOwner(_)) | Err(PeerError::Unreachable { .. }) => Ok(None),
@@ -79,8 +136,12 @@ impl Group {
     }
 }
 
-/// How a question was answered that the store had no answer for.
-enum Served {
-    Answer(Answer),
-    HandedOn(PeerAnswer),
+/// What a node does about another's question.
+enum Part {
+    /// Loads the key, in this role.
+    Loads(Role),
+    /// Asks the owner first, whom the asker could not reach.
+    HandsOn(Arc<Peer>),
+    /// Says that it isn't the owner, and who the members are.
+    Redirects(Members),
 }

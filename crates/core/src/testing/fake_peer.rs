@@ -6,12 +6,12 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     Error, ErrorKind, Member, PeerClient, PeerService, Transport, Version,
-    peer::{PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite},
+    peer::{Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, SILENCE_MAX},
 };
 
 /// Nodes that reach each other by address, without sockets. Clones are the same network.
@@ -105,43 +105,70 @@ impl FakeLink {
     async fn reach<T>(
         &self,
         deadline: Instant,
-        what: impl AsyncFnOnce(&Node) -> Result<T, Error>,
+        what: impl AsyncFnOnce(&Node) -> Result<T, PeerError>,
     ) -> Result<T, PeerError> {
         let gone = || PeerError::not_sent(format!("nobody is at {}", self.address));
         let reached = async {
             let node = self.network.node(&self.address).ok_or_else(gone)?;
-            let mut held = node.held.subscribe();
-            held.wait_for(|held| !held).await.map_err(|_| gone())?;
-            // It may be another by now, or none.
-            let node = self.network.node(&self.address).ok_or_else(gone)?;
-            let mut cuts = node.cuts.subscribe();
+            let held = || node.held.subscribe();
+            let reached = async {
+                held().wait_for(|held| !held).await.map_err(|_| gone())?;
+                // It may be another by now, or none.
+                let node = self.network.node(&self.address).ok_or_else(gone)?;
+                let mut cuts = node.cuts.subscribe();
+                tokio::select! {
+                    outcome = what(&node) => outcome,
+                    _ = cuts.changed() => Err(PeerError::broke_off(format!("{} was cut off", self.address))),
+                }
+            };
             tokio::select! {
-                outcome = what(&node) => outcome.map_err(PeerError::Answered),
-                _ = cuts.changed() => Err(PeerError::broke_off(format!("{} was cut off", self.address))),
+                reached = reached => reached,
+                () = silent(held()) => Err(PeerError::fell_silent(format!("{} gives no sign of life", self.address))),
             }
         };
         timeout_at(deadline, reached).await.unwrap_or(Err(PeerError::TimedOut))
     }
 }
 
+/// Ready once the node has been held for so long that its silence shows.
+async fn silent(mut held: watch::Receiver<bool>) {
+    while held.wait_for(|held| *held).await.is_ok() {
+        if timeout(SILENCE_MAX, held.wait_for(|held| !held)).await.is_err() {
+            return;
+        }
+    }
+    // It was removed: who waits for it hears of that.
+    std::future::pending().await
+}
+
 impl PeerClient for FakeLink {
-    fn get(&self, mut request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>> {
-        Box::pin(self.reach(request.deadline, async move |node| {
-            request.leaving();
-            let PeerGet { group, key, asked_as, deadline, value_len_max, .. } = request;
-            let question = PeerQuestion { group, key, asked_as, deadline };
-            let answer = node.service.answer(question).await?;
-            match &answer {
-                PeerAnswer::Found { value: Some(value), .. } if value.len() > value_len_max => {
-                    Err(Error::new(ErrorKind::TooLarge, "the value is longer than the group allows"))
+    fn ask(self: Arc<Self>, question: PeerGet, mut asker: Box<dyn Asker>) {
+        tokio::spawn(async move {
+            let PeerGet { group, key, asked_as, deadline, value_len_max } = question;
+            let reached = self.reach(deadline, async |node| {
+                let Leave::Until(deadline) = asker.leaves() else {
+                    return Err(PeerError::not_sent("nobody waits for the answer any more"));
+                };
+                let question = PeerQuestion { group, key, asked_as, deadline };
+                match node.service.answer(question).await.map_err(PeerError::Answered)? {
+                    PeerAnswer::Found { value: Some(value), .. } if value.len() > value_len_max => {
+                        let message = "the value is longer than the group allows";
+                        Err(PeerError::Answered(Error::new(ErrorKind::TooLarge, message)))
+                    }
+                    answer => Ok(answer),
                 }
-                _ => Ok(answer),
-            }
-        }))
+            });
+            let answer = reached.await;
+            asker.answered(answer);
+        });
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {
-        Box::pin(self.reach(request.deadline, async move |node| node.service.write(request).await))
+        Box::pin(
+            self.reach(request.deadline, async move |node| {
+                node.service.write(request).await.map_err(PeerError::Answered)
+            }),
+        )
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
@@ -156,7 +183,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::testing::peer::{Bench, EchoNode, RunningNode, deadline, question};
+    use crate::testing::peer::{Bench, EchoNode, RunningNode, deadline, get_leaving, question};
 
     #[derive(Default)]
     struct FakeBench(FakeNetwork);
@@ -200,7 +227,12 @@ mod tests {
         let link = network.link(&Member::new("b", "b")).unwrap();
         let left = Arc::new(AtomicBool::new(false));
         let mark = left.clone();
-        let mut get = link.get(question("k").on_leaving(move || mark.store(true, Ordering::Relaxed)));
+        let get = get_leaving(&link, question("k"), move |until| {
+            mark.store(true, Ordering::Relaxed);
+            Leave::Until(until)
+        });
+        let mut get = Box::pin(get);
+        tokio::task::yield_now().await;
         assert!((&mut get).now_or_never().is_none());
         assert!(!left.load(Ordering::Relaxed));
         network.release("b");

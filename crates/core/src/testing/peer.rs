@@ -20,7 +20,9 @@ use tokio::{
 
 use crate::{
     Error, ErrorKind, KEY_LEN_MAX, Key, Member, PeerClient, PeerService, Transport, Value, Version,
-    peer::{AskedAs, Condition, PeerAnswer, PeerError, PeerGet, PeerMeta, PeerQuestion, PeerWrite, WriteOp},
+    peer::{
+        AskedAs, Condition, Leave, PeerAnswer, PeerError, PeerGet, PeerMeta, PeerQuestion, PeerWrite, WriteOp, waiting,
+    },
 };
 
 /// How long a test waits for what ought to happen at once.
@@ -98,7 +100,22 @@ pub fn deadline() -> Instant {
 /// If `key` can't be one.
 pub fn question(key: impl Into<Bytes>) -> PeerGet {
     let key = Key::new(key).expect("1 to 1024 bytes");
-    PeerGet::new("g", key, AskedAs::Owner, VALUE_LEN_MAX, deadline())
+    PeerGet { group: "g".into(), key, asked_as: AskedAs::Owner, value_len_max: VALUE_LEN_MAX, deadline: deadline() }
+}
+
+/// Asks for a key; `leaves` is told when the question is about to leave, and what its deadline is.
+pub fn get_leaving<L>(
+    link: &Arc<dyn PeerClient>,
+    question: PeerGet,
+    mut leaves: L,
+) -> impl Future<Output = Result<PeerAnswer, PeerError>> + use<L>
+where
+    L: FnMut(Instant) -> Leave + Send + 'static,
+{
+    let deadline = question.deadline;
+    let (asker, answer) = waiting(move || leaves(deadline));
+    link.clone().ask(question, Box::new(asker));
+    answer
 }
 
 /// A write to a key of group `g`.
@@ -293,7 +310,8 @@ pub async fn the_part_and_the_deadline_arrive(bench: &impl Bench) {
         let asked = Instant::now();
         let deadline = asked + Duration::from_secs(5);
         let key = Key::new("k").expect("a key");
-        link.get(PeerGet::new("users", key, part, VALUE_LEN_MAX, deadline)).await.expect("an answer");
+        let question = PeerGet { group: "users".into(), asked_as: part, key, deadline, value_len_max: VALUE_LEN_MAX };
+        link.get(question).await.expect("an answer");
         let took = asked.elapsed() + Duration::from_millis(1);
         let question = seen.lock().take().expect("it was asked");
         assert_eq!((question.asked_as, &*question.group), (part, "users"));
@@ -315,10 +333,11 @@ pub async fn leaving_is_said_once_and_before_the_question_arrives(bench: &impl B
     .await;
     for asked in 1..=20 {
         let says = said.clone();
-        let get = question("k").on_leaving(move || {
+        let get = get_leaving(&link, question("k"), move |until| {
             says.fetch_add(1, Ordering::SeqCst);
+            Leave::Until(until)
         });
-        assert_eq!(value_of(link.get(get).await)[..], *asked.to_string().as_bytes());
+        assert_eq!(value_of(get.await)[..], *asked.to_string().as_bytes());
         assert_eq!(said.load(Ordering::SeqCst), asked);
     }
 }

@@ -12,7 +12,7 @@ use http::{
 };
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Standing, Transport, Version,
-    peer::{Answered, PeerAnswer, PeerError, PeerGet, PeerWrite},
+    peer::{Asker, PeerError, PeerGet, PeerWrite},
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -155,18 +155,9 @@ impl Drop for Place<'_> {
 }
 
 impl PeerClient for Link {
-    fn get(&self, request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>> {
-        let deadline = request.deadline;
-        let ask = |tell: oneshot::Sender<_>| {
-            // Nobody to tell: the caller has gone.
-            Ask::Get(request, Box::new(move |answer| drop(tell.send(answer))))
-        };
-        Box::pin(self.put(deadline, ask))
-    }
-
-    fn ask(self: Arc<Self>, request: PeerGet, answered: Answered) {
-        let deadline = request.deadline;
-        self.lane().push(Ask::Get(request, answered), deadline);
+    fn ask(self: Arc<Self>, question: PeerGet, asker: Box<dyn Asker>) {
+        let deadline = question.deadline;
+        self.lane().push(Ask::Get(question, asker), deadline);
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{Stream, future::BoxFuture};
 use larder_core::{
     Error, ErrorKind, Key, PeerService, Standing, Version,
-    peer::{PeerAnswer, PeerQuestion, PeerWrite, WriteOp},
+    peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply, WriteOp},
 };
 use tokio::{
     task::JoinSet,
@@ -57,6 +57,21 @@ pub(super) struct Exchange {
     is_ending: bool,
     is_over: bool,
     _closing: Closing,
+}
+
+/// The questions of a frame, and for each its place.
+#[derive(Default)]
+struct Asked {
+    places: Vec<Place>,
+    questions: Vec<PeerQuestion>,
+}
+
+/// Where an answer goes.
+struct Place {
+    id: u64,
+    /// The longest value that the asker takes.
+    value_len_max: usize,
+    deadline: Instant,
 }
 
 /// What a task brings.
@@ -107,9 +122,11 @@ impl Exchange {
         let groups =
             frame.groups.iter().map(|name| self.group_name(name)).collect::<Result<Vec<Arc<str>>, Status>>()?;
         let now = Instant::now();
+        let mut asked = Asked::default();
         for request in frame.requests {
-            self.request(request, &groups, now)?;
+            self.request(request, &groups, now, &mut asked)?;
         }
+        self.answer_all(asked);
         for chunk in frame.chunks {
             self.chunk(&chunk)?;
         }
@@ -131,7 +148,14 @@ impl Exchange {
         Ok(name)
     }
 
-    fn request(&mut self, request: Request, groups: &[Arc<str>], now: Instant) -> Result<(), Status> {
+    /// Does what is asked, but for the questions of the frame: those are answered together.
+    fn request(
+        &mut self,
+        request: Request,
+        groups: &[Arc<str>],
+        now: Instant,
+        asked: &mut Asked,
+    ) -> Result<(), Status> {
         let Request { id, group, key, left_ms, op } = request;
         let op = match op {
             Some(Op::Ping(ping)) => {
@@ -166,7 +190,8 @@ impl Exchange {
                     return Ok(());
                 };
                 let value_len_max = usize::try_from(get.value_len_max).unwrap_or(usize::MAX);
-                self.question(id, PeerQuestion { group: group.clone(), key, asked_as, deadline }, value_len_max);
+                asked.places.push(Place { id, value_len_max, deadline });
+                asked.questions.push(PeerQuestion { group: group.clone(), key, asked_as, deadline });
             }
             Op::Put(mut put) => {
                 let ttl = put.ttl_ms.map(Duration::from_millis);
@@ -190,25 +215,27 @@ impl Exchange {
         Ok(())
     }
 
-    /// Answers a question: at once, if that can be.
-    fn question(&mut self, id: u64, mut question: PeerQuestion, value_len_max: usize) {
-        if let Some(answer) = self.service.answer_now(&question) {
-            self.answer(id, Ok(answer), value_len_max);
+    /// Answers a frame's questions: at once, as far as that can be.
+    fn answer_all(&mut self, asked: Asked) {
+        let Asked { places, questions } = asked;
+        if questions.is_empty() {
             return;
         }
-        if !self.has_room_for_task(id) {
-            return;
+        let replies = self.service.clone().answer_all(questions);
+        for (Place { id, value_len_max, deadline }, reply) in places.into_iter().zip(replies) {
+            match reply {
+                Reply::Now(answer) => self.answer(id, answer, value_len_max),
+                Reply::Later(answer) => {
+                    if !self.has_room_for_task(id) {
+                        continue;
+                    }
+                    self.tasks.spawn(async move {
+                        let answer = timeout_at(deadline + limits::DEADLINE_GRACE, answer).await;
+                        Done { id, came_to: answer.ok().map(|answer| CameTo::Answer(answer, value_len_max)) }
+                    });
+                }
+            }
         }
-        // What waits must not keep the whole frame that the key came in.
-        match Key::copy_from(question.key.as_bytes()) {
-            Ok(key) => question.key = key,
-            Err(error) => return self.push(id, convert::failed(&error)),
-        }
-        let service = self.service.clone();
-        self.tasks.spawn(async move {
-            let answer = timeout_at(question.deadline + limits::DEADLINE_GRACE, service.answer(question)).await;
-            Done { id, came_to: answer.ok().map(|answer| CameTo::Answer(answer, value_len_max)) }
-        });
     }
 
     fn put(&mut self, id: u64, mut write: PeerWrite, put: Put) -> Result<(), Status> {

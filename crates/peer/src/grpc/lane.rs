@@ -33,7 +33,7 @@ use super::{
     convert,
     dial::{Dialled, dial},
     limits,
-    pending::{Ask, Leaving, Pending, Settled, len_of, overloaded},
+    pending::{Ask, Leaving, Pending, Settled, Unanswered, Waiting, len_of, overloaded},
     pieces,
     proto::{self, Frame, Request, request::Op},
 };
@@ -85,9 +85,9 @@ enum Phase {
 /// How a connection ended.
 enum End {
     /// It could not be made, or the other node fell silent.
-    Failed(String),
+    Failed(Unanswered),
     /// It broke; whether anything was ever heard on it.
-    Broke { reason: String, heard: bool },
+    Broke { why: Unanswered, heard: bool },
 }
 
 impl Lane {
@@ -177,7 +177,7 @@ impl Lane {
 
     pub(super) fn close(&self) {
         self.closing.notify_one();
-        self.end_all(Phase::Closed, "the link is closed");
+        self.end_all(Phase::Closed, &Unanswered::because("the link is closed"));
     }
 
     fn go_on(&self, goes_on: bool) {
@@ -189,6 +189,11 @@ impl Lane {
         }
     }
 
+    /// Lets those go who don't wait any more. What they hold may need this lane's lock.
+    fn forget(&self, abandoned: Vec<Waiting>) {
+        self.load.fetch_sub(abandoned.len(), Ordering::Relaxed);
+    }
+
     fn settle(&self, settled: Vec<Settled>) {
         self.load.fetch_sub(settled.len(), Ordering::Relaxed);
         for (waiting, outcome) in settled {
@@ -197,14 +202,14 @@ impl Lane {
     }
 
     /// Answers all that waits, for this reason.
-    fn end_all(&self, phase: Phase, reason: &str) {
+    fn end_all(&self, phase: Phase, why: &Unanswered) {
         let mut settled = Vec::new();
         let mut state = self.state.lock();
         self.is_down.store(matches!(phase, Phase::Down { .. }), Ordering::Relaxed);
         state.phase = phase;
         state.connection += 1;
         state.pieces.clear();
-        state.pending.fail_all(reason, &mut settled);
+        state.pending.fail_all(why, &mut settled);
         drop(state);
         self.settle(settled);
     }
@@ -214,8 +219,8 @@ impl Lane {
         loop {
             let end = match timeout(limits::CONNECT_TIMEOUT, self.connect()).await {
                 Ok(Ok(dialled)) => self.exchange(dialled).await,
-                Ok(Err(reason)) => End::Failed(reason),
-                Err(_) => End::Failed("it did not say hello in time".to_owned()),
+                Ok(Err(reason)) => End::Failed(Unanswered::because(reason)),
+                Err(_) => End::Failed(Unanswered::because("it did not say hello in time")),
             };
             if !self.goes_on_after(end) {
                 return;
@@ -266,7 +271,7 @@ impl Lane {
                         Ok(None) => "it ended the exchange".to_owned(),
                         Err(status) => format!("the connection broke: {}", status.message()),
                     };
-                    return End::Broke { reason, heard };
+                    return End::Broke { why: Unanswered::because(reason), heard };
                 }
                 () = &mut tick => {
                     let waits = !self.state.lock().pending.is_empty();
@@ -274,7 +279,7 @@ impl Lane {
                     if quiet_ticks == limits::PING_AFTER_TICKS {
                         self.ping();
                     } else if quiet_ticks >= limits::GIVE_UP_AFTER_TICKS {
-                        return End::Failed("it gives no sign of life".to_owned());
+                        return End::Failed(Unanswered { reason: "it gives no sign of life".to_owned(), silent: true });
                     }
                     let pause = if waits { limits::TICK } else { limits::TICK_IDLE };
                     tick.as_mut().reset(Instant::now() + pause);
@@ -334,28 +339,28 @@ impl Lane {
         let mut state = self.state.lock();
         state.connection += 1;
         state.pieces.clear();
-        let reason = match end {
-            End::Failed(reason) => reason,
-            End::Broke { reason, heard } => {
+        let why = match end {
+            End::Failed(why) => why,
+            End::Broke { why, heard } => {
                 state.failures = if heard { 0 } else { state.failures + 1 };
                 // A connection on which nothing was heard may be one of many. Those are paused between.
                 if state.failures < 2 {
-                    state.pending.requeue(&reason, &mut settled);
+                    state.pending.requeue(&why, &mut settled);
                     let goes_on = !state.pending.is_empty();
                     state.phase = if goes_on { Phase::Connecting } else { Phase::Idle };
                     drop(state);
-                    tracing::debug!(address = self.address, reason, "a connection to another node broke");
+                    tracing::debug!(address = self.address, why.reason, "a connection to another node broke");
                     self.settle(settled);
                     return goes_on;
                 }
-                reason
+                why
             }
         };
         state.failures = state.failures.saturating_add(1);
         let pause = back_off(state.failures, &mut state.chance);
         drop(state);
-        tracing::debug!(address = self.address, reason, "no connection to another node");
-        self.end_all(Phase::Down { until: Instant::now() + pause, reason: reason.clone() }, &reason);
+        tracing::debug!(address = self.address, why.reason, "no connection to another node");
+        self.end_all(Phase::Down { until: Instant::now() + pause, reason: why.reason.clone() }, &why);
         false
     }
 
@@ -398,7 +403,8 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.lane.end_all(Phase::Idle, "the task that looks after the connection was ended");
+            let why = Unanswered::because("the task that looks after the connection was ended");
+            self.lane.end_all(Phase::Idle, &why);
         }
     }
 }
@@ -428,17 +434,17 @@ impl Stream for Outgoing {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(hello));
         }
-        let mut leaving = Vec::new();
+        let (mut leaving, mut abandoned) = (Vec::new(), Vec::new());
         let chunk = {
-            let mut state = self.lane.state.lock();
-            let state = &mut *state;
+            let mut guard = self.lane.state.lock();
+            let state = &mut *guard;
             if state.connection != self.connection {
                 return Poll::Ready(None);
             }
             if matches!(state.phase, Phase::Up) {
                 let mut len = 0;
                 while len < limits::FRAME_LEN && leaving.len() < limits::FRAME_COUNT_MAX {
-                    let Some((id, request)) = state.pending.pop() else { break };
+                    let Some((id, request)) = state.pending.pop(&mut abandoned) else { break };
                     len += len_of(&request);
                     if let Some(value) = long_value(&request) {
                         state.pieces.send(id, value);
@@ -449,10 +455,13 @@ impl Stream for Outgoing {
             let chunk = state.pieces.next(|id| state.pending.is_pending(id));
             if leaving.is_empty() && chunk.is_none() {
                 state.outgoing = Some(cx.waker().clone());
+                drop(guard);
+                self.lane.forget(abandoned);
                 return Poll::Pending;
             }
             chunk
         };
+        self.lane.forget(abandoned);
         let mut frame = convert::frame(&self.lane.standing);
         frame.chunks.extend(chunk);
         fill(&mut frame, leaving);
@@ -477,8 +486,7 @@ fn fill(frame: &mut Frame, leaving: Vec<(u64, Leaving)>) {
             Leaving::Ping(deadline) => {
                 Request { id, left_ms: left_ms(deadline), op: Some(Op::Ping(proto::Ping {})), ..Request::default() }
             }
-            Leaving::Get(mut get) => {
-                get.leaving();
+            Leaving::Get(get) => {
                 let op =
                     proto::Get { asked_as: convert::asked_as(get.asked_as), value_len_max: get.value_len_max as u64 };
                 Request {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use larder_core::{
     Error, ErrorKind, Version,
-    peer::{Answered, PeerAnswer, PeerError, PeerGet, PeerWrite},
+    peer::{Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerWrite},
 };
 use slab::Slab;
 use tokio::{sync::oneshot, time::Instant};
@@ -20,7 +20,7 @@ use super::{
 
 /// What is asked, and who waits for the answer.
 pub(super) enum Ask {
-    Get(PeerGet, Answered),
+    Get(PeerGet, Box<dyn Asker>),
     /// `None` once it is sent: it never is again.
     Write(Option<PeerWrite>, oneshot::Sender<Result<Option<Version>, PeerError>>),
     /// Nobody waits for the link's own.
@@ -46,6 +46,20 @@ pub(super) struct Waiting {
     partial: Option<Box<(proto::Found, Incoming)>>,
 }
 
+/// Why requests are not answered.
+#[derive(Clone)]
+pub(super) struct Unanswered {
+    pub(super) reason: String,
+    /// Whether the other node gives no sign of life.
+    pub(super) silent: bool,
+}
+
+impl Unanswered {
+    pub(super) fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), silent: false }
+    }
+}
+
 /// A request that has waited long enough, and what it came to.
 pub(super) type Settled = (Waiting, Result<Outcome, PeerError>);
 
@@ -63,7 +77,7 @@ impl Ask {
     pub(super) fn settle(self, outcome: Result<Outcome, PeerError>) {
         // Those who gave up need no answer.
         match self {
-            Self::Get(_, answered) => answered(outcome.and_then(get_answer)),
+            Self::Get(_, mut asker) => asker.answered(outcome.and_then(get_answer)),
             Self::Write(_, told) => drop(told.send(outcome.and_then(write_answer))),
             Self::Ping(_, told) => drop(told.map(|told| told.send(outcome.map(|_| ())))),
         }
@@ -105,9 +119,10 @@ impl Waiting {
         }
     }
 
-    /// What a request comes to that is not answered, for this reason.
-    fn unanswered(&self, reason: &str) -> PeerError {
-        PeerError::Unreachable { message: reason.into(), sent: self.sent }
+    /// What a request comes to that is not answered.
+    fn unanswered(&self, why: &Unanswered) -> PeerError {
+        let Unanswered { reason, silent } = why;
+        PeerError::Unreachable { message: reason.as_str().into(), sent: self.sent, silent: *silent }
     }
 
     /// What a request comes to whose deadline has passed.
@@ -172,18 +187,23 @@ impl Pending {
         Some((waiting, goes_on))
     }
 
-    /// The next request to send, which counts as sent from here on.
-    pub(super) fn pop(&mut self) -> Option<(u64, Leaving)> {
+    /// The next request to send, which counts as sent from here on. Those that nobody waits for any more go into `abandoned`.
+    pub(super) fn pop(&mut self, abandoned: &mut Vec<Waiting>) -> Option<(u64, Leaving)> {
         while self.in_flight < limits::IN_FLIGHT_MAX || self.is_ping_first() {
             let id = self.queue.pop_front()?;
             let Some(waiting) = self.get_mut(id) else { continue };
             let leaving = match &mut waiting.ask {
-                // What stays behind is the same question, without those who want to hear of its leaving.
-                Ask::Get(get, _) => {
-                    let PeerGet { group, key, asked_as, value_len_max, deadline, .. } = &*get;
-                    let again = PeerGet::new(group.clone(), key.clone(), *asked_as, *value_len_max, *deadline);
-                    Leaving::Get(std::mem::replace(get, again))
-                }
+                Ask::Get(get, asker) => match asker.leaves() {
+                    Leave::Until(deadline) => {
+                        get.deadline = deadline;
+                        waiting.deadline = deadline;
+                        Leaving::Get(get.clone())
+                    }
+                    Leave::Not => {
+                        abandoned.push(self.waiting.remove(place(id)));
+                        continue;
+                    }
+                },
                 Ask::Write(write, _) => match write.take() {
                     Some(write) => Leaving::Write(write),
                     None => continue,
@@ -260,18 +280,18 @@ impl Pending {
     }
 
     /// Takes out all, for this reason.
-    pub(super) fn fail_all(&mut self, reason: &str, settled: &mut Vec<Settled>) {
+    pub(super) fn fail_all(&mut self, why: &Unanswered, settled: &mut Vec<Settled>) {
         self.queue.clear();
         self.in_flight = 0;
         settled.extend(self.waiting.drain().map(|waiting| {
-            let error = waiting.unanswered(reason);
+            let error = waiting.unanswered(why);
             (waiting, Err(error))
         }));
     }
 
     /// The connection broke, for this reason. Questions go back to the head of the queue, once each; all else that was sent is
     /// taken out.
-    pub(super) fn requeue(&mut self, reason: &str, settled: &mut Vec<Settled>) {
+    pub(super) fn requeue(&mut self, why: &Unanswered, settled: &mut Vec<Settled>) {
         let sent: Vec<u64> = self.waiting.iter().filter(|(_, it)| it.sent).map(|(_, it)| it.id).collect();
         for id in sent.into_iter().rev() {
             let Some(waiting) = self.get_mut(id) else { continue };
@@ -282,7 +302,7 @@ impl Pending {
                 self.in_flight -= 1;
                 self.queue.push_front(id);
             } else if let Some((waiting, _)) = self.remove(id) {
-                let error = waiting.unanswered(reason);
+                let error = waiting.unanswered(why);
                 settled.push((waiting, Err(error)));
             }
         }
@@ -322,10 +342,10 @@ mod tests {
         let mut pending = Pending::default();
         let deadline = Instant::now();
         let given_up = pending.push(Ask::Ping(deadline, None), deadline);
-        assert!(pending.pop().is_some());
+        assert!(pending.pop(&mut Vec::new()).is_some());
         assert!(pending.remove(given_up).is_some());
         let next = pending.push(Ask::Ping(deadline, None), deadline);
-        assert!(pending.pop().is_some());
+        assert!(pending.pop(&mut Vec::new()).is_some());
         assert_eq!(place(given_up), place(next));
         let pong = |id| proto::Answer { id, outcome: Some(Outcome::Pong(proto::Ping {})) };
         assert!(matches!(pending.answer(pong(given_up)), Ok(None)));

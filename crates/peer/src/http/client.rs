@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper_util::client::legacy::connect::HttpConnector;
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Transport, Value, Version,
-    peer::{Condition, PeerAnswer, PeerError, PeerGet, PeerWrite, WriteOp},
+    peer::{Asker, Condition, Leave, PeerAnswer, PeerError, PeerGet, PeerWrite, WriteOp},
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     groupcache, headers, message, path,
     pool::{Answer, Connect, Pool},
+    watch::Watch,
 };
 
 /// The longest error that is read, in bytes. A longer one counts without its text.
@@ -79,12 +80,13 @@ impl<C: Connect> Transport for HttpTransport<C> {
 
     fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {
         let Address { node, host, base } = Address::parse(&member.address)?;
-        Ok(Arc::new(HttpLink { pool: Pool::new(self.connector.clone(), node), host, base }))
+        Ok(Arc::new(HttpLink { pool: Pool::new(self.connector.clone(), node), watch: Watch::default(), host, base }))
     }
 }
 
 struct HttpLink<C> {
     pool: Pool<C>,
+    watch: Watch,
     host: HeaderValue,
     base: String,
 }
@@ -128,27 +130,12 @@ impl Address {
 }
 
 impl<C: Connect> PeerClient for HttpLink<C> {
-    fn get(&self, mut request: PeerGet) -> BoxFuture<'_, Result<PeerAnswer, PeerError>> {
-        Box::pin(async move {
-            let uri = self.uri(groupcache::PREFIX, &request.group, "/", request.key.as_bytes());
-            let len_max = request.value_len_max;
-            let (deadline, asked_as) = (request.deadline, headers::asked_as(request.asked_as));
-            let question = || {
-                request.leaving();
-                let mut head = self.head(Method::GET, &uri, deadline);
-                head.headers.insert(headers::ASKED_AS, asked_as.clone());
-                Request::from_parts(head, Full::default())
-            };
-            let body_len_max = |head: &Parts| match head.status {
-                StatusCode::OK => len_max.saturating_add(message::OVERHEAD_LEN_MAX),
-                _ => ERROR_LEN_MAX,
-            };
-            let answer = self.pool.exchange(question, true, body_len_max);
-            match timeout_at(deadline, answer).await {
-                Ok(answer) => answer_of(answer?, len_max),
-                Err(_) => Err(PeerError::TimedOut),
-            }
-        })
+    fn ask(self: Arc<Self>, question: PeerGet, mut asker: Box<dyn Asker>) {
+        tokio::spawn(async move {
+            let asked = self.watch.unless_silent(self.question(&question, &mut *asker), &*self);
+            let answer = timeout_at(question.deadline, asked).await.unwrap_or(Err(PeerError::TimedOut));
+            asker.answered(answer);
+        });
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {
@@ -157,10 +144,11 @@ impl<C: Connect> PeerClient for HttpLink<C> {
             let left = AtomicBool::new(false);
             let order = || {
                 left.store(true, Ordering::Relaxed);
-                self.order(&uri, &request)
+                Some(self.order(&uri, &request))
             };
-            let outcome = self.pool.exchange(order, false, |_| ERROR_LEN_MAX);
-            match timeout_at(request.deadline, outcome).await {
+            let exchange = self.pool.exchange(order, false, |_| ERROR_LEN_MAX);
+            let exchange = self.watch.unless_silent(exchange, self);
+            match timeout_at(request.deadline, exchange).await {
                 Ok(outcome) => outcome_of(outcome?),
                 Err(_) if left.into_inner() => Err(PeerError::TimedOut),
                 Err(_) => Err(PeerError::not_sent("the deadline passed before there was a connection to it")),
@@ -179,6 +167,23 @@ impl<C: Connect> PeerClient for HttpLink<C> {
 }
 
 impl<C: Connect> HttpLink<C> {
+    async fn question(&self, question: &PeerGet, asker: &mut dyn Asker) -> Result<PeerAnswer, PeerError> {
+        let uri = self.uri(groupcache::PREFIX, &question.group, "/", question.key.as_bytes());
+        let len_max = question.value_len_max;
+        let asked_as = headers::asked_as(question.asked_as);
+        let request = || {
+            let Leave::Until(deadline) = asker.leaves() else { return None };
+            let mut head = self.head(Method::GET, &uri, deadline);
+            head.headers.insert(headers::ASKED_AS, asked_as.clone());
+            Some(Request::from_parts(head, Full::default()))
+        };
+        let body_len_max = |head: &Parts| match head.status {
+            StatusCode::OK => len_max.saturating_add(message::OVERHEAD_LEN_MAX),
+            _ => ERROR_LEN_MAX,
+        };
+        answer_of(self.pool.exchange(request, true, body_len_max).await?, len_max)
+    }
+
     #[expect(clippy::expect_used, reason = "the base was checked with the address, the rest is encoded")]
     fn uri(&self, prefix: &str, group: &str, between: &str, key: &[u8]) -> Uri {
         let mut path = self.base.clone() + prefix;

@@ -18,5 +18,6 @@ pub mod headers;
 mod message;
 pub mod path;
 mod pool;
+mod watch;
 
 pub use client::HttpTransport;

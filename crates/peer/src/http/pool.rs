@@ -113,24 +113,28 @@ impl<C: Connect> Pool<C> {
     ///
     /// `request` is made when there is a connection to write it to: from then on nobody has a say in when it leaves. It
     /// is made once more if a connection that had been used before turns out to be closed, and nothing was written to
-    /// it or the request is `repeatable`.
+    /// it or the request is `repeatable`. If it is `None`, nobody needs it any more.
     pub(super) async fn exchange(
         &self,
-        mut request: impl FnMut() -> Request<Full<Bytes>>,
+        mut request: impl FnMut() -> Option<Request<Full<Bytes>>>,
         repeatable: bool,
         body_len_max: impl Fn(&response::Parts) -> usize,
     ) -> Result<Answer, PeerError> {
         let _turn = self.turn().await?;
         let (mut sender, mut reused) = self.checkout().await?;
         let response = loop {
-            let lost = match sender.try_send_request(request()).await {
+            let Some(request) = request() else {
+                self.give_back(sender);
+                return Err(PeerError::not_sent("nobody waits for the answer any more"));
+            };
+            let lost = match sender.try_send_request(request).await {
                 Ok(response) => break response,
                 Err(lost) => lost,
             };
             let unsent = lost.message().is_some();
             if !(reused && (unsent || repeatable && !lost.error().is_parse())) {
                 let message = self.says("it broke the connection off", lost.error());
-                return Err(PeerError::Unreachable { message, sent: !unsent });
+                return Err(if unsent { PeerError::not_sent(message) } else { PeerError::broke_off(message) });
             }
             (sender, reused) = (self.connect().await?, false);
         };
@@ -350,7 +354,7 @@ mod tests {
     }
 
     async fn exchange(pool: &Pool<Net>) -> Result<Answer, PeerError> {
-        let request = || Request::get("/").header("host", "b:1").body(Full::default()).unwrap();
+        let request = || Some(Request::get("/").header("host", "b:1").body(Full::default()).unwrap());
         pool.exchange(request, true, |_| 0).await
     }
 

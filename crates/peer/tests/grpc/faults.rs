@@ -12,12 +12,12 @@ use std::{
 use futures_util::future::{BoxFuture, join_all};
 use larder_core::{
     Error, Member, PeerClient, PeerService, Transport, Value, Version,
-    peer::{PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, WriteOp},
-    testing::peer::{EchoNode, deadline, found, question, write},
+    peer::{Leave, PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, Reply, WriteOp},
+    testing::peer::{EchoNode, deadline, found, get_leaving, question, write},
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, oneshot},
+    sync::Semaphore,
     time::{Instant, timeout},
 };
 
@@ -41,11 +41,12 @@ fn link(address: SocketAddr) -> Arc<dyn PeerClient> {
 struct BigNode(Value);
 
 impl PeerService for BigNode {
-    fn answer_now(&self, question: &PeerQuestion) -> Option<PeerAnswer> {
-        Some(match question.key.as_bytes() {
+    fn answer_all(self: Arc<Self>, questions: Vec<PeerQuestion>) -> Vec<Reply> {
+        let answer = |question: PeerQuestion| match question.key.as_bytes() {
             b"big" => found(self.0.clone()),
             key => found(key.to_vec()),
-        })
+        };
+        questions.into_iter().map(|question| Reply::Now(Ok(answer(question)))).collect()
     }
 
     fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
@@ -164,8 +165,7 @@ async fn a_long_answer_holds_up_no_short_one() {
     let (address, _node) = node(Arc::new(BigNode(long_value().into()))).await;
     let link = link(address);
     link.probe(deadline()).await.unwrap();
-    let PeerGet { group, key, asked_as, deadline, .. } = question("big");
-    let big = link.get(PeerGet::new(group, key, asked_as, LONG, deadline));
+    let big = link.get(PeerGet { value_len_max: LONG, ..question("big") });
     let mut big = std::pin::pin!(big);
     for turn in 0..3 {
         let key = format!("key {turn}");
@@ -211,18 +211,14 @@ async fn ten_thousand_callers_are_all_answered() {
     let gate = Arc::new(Gate(Semaphore::new(0), AtomicUsize::new(0)));
     let (address, _node) = node(gate.clone()).await;
     let link = link(address);
-    let asked = (0..10_000).map(|number| {
-        let (tell, told) = oneshot::channel();
-        link.clone().ask(question(format!("key {number}")), Box::new(move |answer| drop(tell.send(answer))));
-        told
-    });
+    let asked = (0..10_000).map(|number| get_leaving(&link, question(format!("key {number}")), Leave::Until));
     let asked: Vec<_> = asked.collect();
     while gate.1.load(Ordering::Relaxed) < 5_000 {
         tokio::task::yield_now().await;
     }
     gate.0.add_permits(10_000);
     for (number, answer) in asked.into_iter().enumerate() {
-        assert_eq!(answer.await.unwrap().unwrap(), found(format!("key {number}")));
+        assert_eq!(answer.await.unwrap(), found(format!("key {number}")));
     }
 }
 
@@ -230,8 +226,7 @@ async fn ten_thousand_callers_are_all_answered() {
 async fn a_link_that_is_dropped_leaves_nobody_waiting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let link = link(listener.local_addr().unwrap());
-    let (tell, told) = oneshot::channel();
-    link.clone().ask(question("k"), Box::new(move |answer| drop(tell.send(answer))));
+    let answer = get_leaving(&link, question("k"), Leave::Until);
     drop(link);
-    assert!(matches!(told.await.unwrap(), Err(PeerError::Unreachable { sent: false, .. })));
+    assert!(matches!(answer.await, Err(PeerError::Unreachable { sent: false, .. })));
 }

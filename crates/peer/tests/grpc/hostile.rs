@@ -143,7 +143,7 @@ async fn a_node_whose_clock_is_off_is_not_asked() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, Arc::new(EchoNode), standing("b", WALL_MS + 11_000), std::future::pending()));
     match link(address).get(question("k")).await {
-        Err(PeerError::Unreachable { message, sent: false }) => assert!(message.contains("clocks"), "{message}"),
+        Err(PeerError::Unreachable { message, sent: false, .. }) => assert!(message.contains("clocks"), "{message}"),
         other => panic!("{other:?}"),
     }
     let same = GrpcTransport::new();

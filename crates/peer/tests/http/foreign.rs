@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use larder_core::{
-    ErrorKind, Key, Member, PeerClient, Transport, Value,
+    ErrorKind, Member, PeerClient, Transport, Value,
     peer::{PeerAnswer, PeerError, PeerGet, WriteOp},
     testing::peer::{deadline, found, question, write},
 };
@@ -217,8 +217,7 @@ async fn one_that_accepts_and_says_nothing_costs_the_deadline() {
     .await;
     let link = link(&address);
     let soon = || Instant::now() + Duration::from_millis(50);
-    let key = Key::new("k").unwrap();
-    let get = link.get(PeerGet::new("g", key, larder_core::peer::AskedAs::Owner, 100, soon())).await;
+    let get = link.get(PeerGet { deadline: soon(), ..question("k") }).await;
     assert!(matches!(get, Err(PeerError::TimedOut)), "{get:?}");
     let mut put = write("k", WriteOp::Delete);
     put.deadline = soon();
