@@ -31,6 +31,7 @@ cargo xtask COMMAND
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
+           peer [--only SYSTEM] [--callers N] [--value-size B] [--rounds N] [--json]: gets that another process answers
   sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
   help     this text
 ";

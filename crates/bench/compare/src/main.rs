@@ -1,4 +1,4 @@
-//! Larder's store beside the crates people use: speed, memory and hit ratio.
+//! Larder beside what people use in its place: the store's speed, memory and hit ratio, and gets between nodes.
 //!
 //! Speed is told as ratios of interleaved rounds, as a machine's noise moves all systems alike; memory as the resident
 //! size of a process that does nothing else.
@@ -9,6 +9,7 @@ mod clock;
 mod hit_ratio;
 mod latency;
 mod memory;
+mod peer;
 mod picture;
 mod speed;
 mod systems;
@@ -26,7 +27,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask compare", about = "Larder's store beside the crates people use")]
+#[command(name = "cargo xtask compare", about = "Larder beside what people use in its place")]
 struct Arguments {
     #[command(subcommand)]
     what: What,
@@ -34,7 +35,7 @@ struct Arguments {
     #[arg(long, global = true)]
     json: bool,
     /// Only these systems.
-    #[arg(long, global = true, value_delimiter = ',')]
+    #[arg(long, visible_alias = "only", global = true, value_delimiter = ',')]
     systems: Vec<String>,
 }
 
@@ -48,17 +49,22 @@ enum What {
     Latency(latency::Options),
     /// Hits in percent.
     HitRatio(hit_ratio::Options),
+    /// Gets that another process answers.
+    Peer(peer::Options),
     #[command(hide = true)]
     Weigh(memory::Weigh),
+    #[command(hide = true)]
+    PeerSide(peer::Side),
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Arguments { what, json, systems } = Arguments::parse();
-    if let Some(unknown) = systems.iter().find(|name| !systems::NAMES.contains(&name.as_str())) {
-        return Err(format!("there is no system {unknown}; there are {}", systems::NAMES.join(", ")).into());
+    let all: &[&str] = if let What::Peer(_) = what { &peer::SYSTEMS } else { &systems::NAMES };
+    if let Some(unknown) = systems.iter().find(|name| !all.contains(&name.as_str())) {
+        return Err(format!("there is no system {unknown}; there are {}", all.join(", ")).into());
     }
     let wanted = |name: &&str| systems.is_empty() || systems.iter().any(|wanted| wanted == name);
-    let names: Vec<&str> = systems::NAMES.into_iter().filter(wanted).collect();
+    let names: Vec<&str> = all.iter().copied().filter(wanted).collect();
     match &what {
         What::Store(options) => print(&speed::run(options, &names)?, json, |row| {
             let ratio = row.to_quick_cache.map_or_else(String::new, |ratio| format!("{ratio:.2} × quick_cache"));
@@ -82,6 +88,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "{name:10} {round}: {look_ups} look-ups, {gone} entries gone; ns p50 {p50} p99 {p99} p99.99 {p9999} most {most}"
             )
         }),
+        What::Peer(options) => {
+            let rows = peer::run(options, &names)?;
+            if json {
+                println!("{}", serde_json::json!({ "suite": "peer", "rows": rows }));
+            } else {
+                print!("{}", peer::Table(&rows));
+            }
+        }
+        What::PeerSide(options) => peer::side(options)?,
         What::Weigh(options) => println!("{}", serde_json::to_string(&memory::weigh(options)?)?),
     }
     Ok(())

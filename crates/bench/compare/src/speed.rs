@@ -132,7 +132,7 @@ fn row(name: &str, keys: usize, threads: usize, load: &str, measured: &BTreeMap<
     }
 }
 
-fn median(mut of: Vec<f64>) -> f64 {
+pub(crate) fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of.get(of.len() / 2).copied().unwrap_or_default()
 }
