@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Boarded, Fetched, Group, Landing, boarded, load::Role, unreachable, unsettled, wait_error};
+use super::{Boarded, Fetched, Group, Landing, boarded, load::Role, unreachable, wait_error};
 use crate::{
     Error, Key, Moment, Value,
     flight::{Leader, Sealed},
@@ -71,7 +71,8 @@ impl Group {
                 Err(PeerError::Unreachable { .. }) => return self.ask_stand_in(leader, slot).await,
             }
         }
-        self.failed(unsettled())
+        // The lists of the members differ, and nobody answers for the key as its owner. A stand-in may.
+        self.ask_stand_in(leader, slot).await
     }
 
     /// The owner failed to answer this very request (rule S1).
