@@ -10,9 +10,12 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{
     Clock, Error, ErrorKind, Loader, Member, Members, PeerService, Standing, Transport, Version,
@@ -28,10 +31,21 @@ use crate::{
 /// The most groups of one node.
 pub const GROUPS_MAX: usize = 1024;
 
+/// How long members may take to say who they are. One that is there takes milliseconds.
+const MEETING_TIME_MAX: Duration = Duration::from_millis(250);
+
+/// How soon after that those who have not said it are asked again.
+const MEETING_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many members are asked at once who they are, each over a connection of its own.
+const GREETINGS_MAX: usize = 32;
+
 /// What a node is made of.
 pub struct NodeConfig {
     /// Its name among the members.
     pub name: Arc<str>,
+    /// Where clients reach its HTTP API, `host:port`, as other nodes are told; empty if it has none.
+    pub http: Arc<str>,
     /// How keys are placed; the same on every node.
     pub ring: Ring,
     /// Tells this run of the node from its earlier ones and from all other nodes (rule V1).
@@ -55,7 +69,8 @@ pub struct NodeConfig {
 ///
 /// # fn main() -> Result<(), larder_core::Error> {
 /// # let (clock, transport) = (Arc::new(TokioClock::new()), Arc::new(FakeNetwork::default()));
-/// let config = NodeConfig { name: "a".into(), ring: Ring::Slots, incarnation: 1, seed: 42, clock, transport };
+/// let (name, http) = ("a".into(), "10.0.0.1:5273".into());
+/// let config = NodeConfig { name, http, ring: Ring::Slots, incarnation: 1, seed: 42, clock, transport };
 /// let node = Node::new(config, Members::new([Member::new("a", "10.0.0.1:5274")])?)?;
 /// let group: Group = node.open_group("plain", GroupConfig::default(), None)?;
 /// assert_eq!(node.place("plain", b"k").owner.as_deref(), Some("a"));
@@ -74,6 +89,8 @@ struct Inner {
     changing: Mutex<()>,
     view_changes: Counter,
     groups: RwLock<BTreeMap<Arc<str>, Group>>,
+    /// When members were last asked who they are. Held while they are.
+    last_meeting: tokio::sync::Mutex<Option<Instant>>,
     chance: Mutex<fastrand::Rng>,
 }
 
@@ -96,13 +113,14 @@ impl Node {
     /// [`ErrorKind::Invalid`] if a member's address can't be one.
     pub fn new(config: NodeConfig, members: Members) -> Result<Self, Error> {
         let mut chance = fastrand::Rng::with_seed(config.seed);
-        let standing = Arc::new(Standing::new(config.name.clone(), config.incarnation, config.clock.clone()));
+        let standing = Standing::new(config.name.clone(), config.incarnation, config.clock.clone());
+        let standing = Arc::new(standing.with_http(config.http.clone()));
         config.transport.introduce(standing.clone());
         let view = View::new(members, &config.name, config.ring, 0, |member| {
             let client = config.transport.link(member)?;
             Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), chance.u64(..))))
         })?;
-        standing.set_view_digest(view.digest());
+        standing.set_view(view.digest(), view.members());
         Ok(Self(Arc::new(Inner {
             standing,
             view_number: AtomicU64::new(view.number()),
@@ -110,6 +128,7 @@ impl Node {
             changing: Mutex::default(),
             view_changes: Counter::default(),
             groups: RwLock::default(),
+            last_meeting: tokio::sync::Mutex::default(),
             chance: Mutex::new(chance),
             config,
         })))
@@ -245,12 +264,36 @@ impl Node {
         self.0.view_number.store(new.number(), Ordering::Release);
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());
-        self.0.standing.set_view_digest(new.digest());
+        self.0.standing.set_view(new.digest(), new.members());
         self.0.view_changes.add(1);
         for group in self.groups() {
             group.change_view(&old, &new);
         }
         Ok(())
+    }
+
+    /// Has those members say who they are of whom it is not known where their HTTP API is, so that
+    /// [`Standing::http_of`] tells it. Takes a quarter of a second at most, and nothing once all are known.
+    pub async fn meet_members(&self) {
+        let strangers = || {
+            let view = self.view();
+            let members = view.members().iter().filter(|member| member.name != *self.name());
+            let strangers = members.filter(|member| self.0.standing.http_of(member).is_empty());
+            strangers.cloned().collect::<Vec<Member>>()
+        };
+        if strangers().is_empty() {
+            return;
+        }
+        let mut last = self.0.last_meeting.lock().await;
+        if last.is_some_and(|last| last.elapsed() < MEETING_PAUSE) {
+            return;
+        }
+        let transport = &self.0.config.transport;
+        let greetings =
+            stream::iter(strangers()).for_each_concurrent(GREETINGS_MAX, async |member| transport.greet(&member).await);
+        // Who takes longer is asked the next time that somebody wants to know.
+        let _in_time = timeout(MEETING_TIME_MAX, greetings).await;
+        *last = Some(Instant::now());
     }
 
     /// This node as the server side of a transport sees it.

@@ -283,6 +283,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Whose links these are. A node says so before it asks for any.
     fn introduce(&self, _node: Arc<Standing>) {}
 
+    /// Has this member say who it is, to the [`Standing`] that was introduced, on a connection that is made for that and
+    /// has no bearing on the links. Nothing, for a transport on which nodes say nothing of themselves.
+    fn greet(&self, _member: &Member) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// A link to this member. Connects when it is first used.
     ///
     /// # Errors

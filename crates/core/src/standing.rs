@@ -2,13 +2,18 @@
 //!
 //! The node moves it on, the transports read it and tell it what they hear. It knows neither of them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use parking_lot::Mutex;
+
 use crate::{
-    Clock, Error, ErrorKind, Version,
+    Clock, Error, ErrorKind, Member, Members, Version,
     version::{HybridClock, Reading},
 };
 
@@ -18,7 +23,14 @@ pub const WALL_APART_MS_MAX: u64 = 10_000;
 /// How far a reading may be ahead of this node's wall clock, in milliseconds (rule V2).
 pub const READING_AHEAD_MS_MAX: u64 = 60_000;
 
-/// A node's name, incarnation, clock reading and view digest.
+/// The longest text that is taken for where a member's HTTP API is, in bytes: a DNS name and a port, with room.
+const HTTP_LEN_MAX: usize = 512;
+
+/// A node's name, incarnation, clock reading and view digest; and where its HTTP API is, and that of each other member which
+/// has said so.
+///
+/// The latter is for people and for clients. It is no part of a view: nodes that have heard less agree with the others on
+/// who owns what all the same.
 ///
 /// # Examples
 ///
@@ -41,13 +53,30 @@ pub struct Standing {
     clock: Arc<dyn Clock>,
     versions: HybridClock,
     view_digest: AtomicU64,
+    http: Arc<str>,
+    /// The other members of the present view, and where their HTTP APIs are, empty until they have said so.
+    others: Mutex<HashMap<Arc<str>, Arc<str>>>,
 }
 
 impl Standing {
     /// A node that has no view yet.
     pub fn new(name: impl Into<Arc<str>>, incarnation: u32, clock: Arc<dyn Clock>) -> Self {
         let versions = HybridClock::new(incarnation);
-        Self { name: name.into(), incarnation, clock, versions, view_digest: AtomicU64::new(0) }
+        Self {
+            name: name.into(),
+            incarnation,
+            clock,
+            versions,
+            view_digest: AtomicU64::new(0),
+            http: Arc::from(""),
+            others: Mutex::default(),
+        }
+    }
+
+    /// The same node, whose HTTP API clients reach at `http`, `host:port`.
+    #[must_use]
+    pub fn with_http(self, http: impl Into<Arc<str>>) -> Self {
+        Self { http: http.into(), ..self }
     }
 
     /// The node's name among the members.
@@ -85,8 +114,43 @@ impl Standing {
         self.view_digest.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_view_digest(&self, digest: u64) {
+    pub(crate) fn set_view(&self, digest: u64, members: &Members) {
         self.view_digest.store(digest, Ordering::Relaxed);
+        let mut others = self.others.lock();
+        let known = std::mem::take(&mut *others);
+        let others_now = members.iter().filter(|member| member.name != self.name);
+        others.extend(others_now.map(|member| {
+            let http = known.get(&member.name).cloned().unwrap_or_default();
+            (member.name.clone(), http)
+        }));
+    }
+
+    /// Where clients reach its HTTP API, `host:port`; empty if it has none.
+    #[must_use]
+    pub fn http(&self) -> &Arc<str> {
+        &self.http
+    }
+
+    /// Takes down where another node says that its HTTP API is. Passed over is what no member of the view says, and what can't
+    /// be an address.
+    pub fn hear_http(&self, name: &str, http: &str) {
+        let can_be = (1..=HTTP_LEN_MAX).contains(&http.len()) && http.bytes().all(|byte| byte.is_ascii_graphic());
+        if can_be && let Some(known) = self.others.lock().get_mut(name) {
+            *known = http.into();
+        }
+    }
+
+    /// Where clients reach a member's HTTP API, `host:port`: as the membership has it, else as the member itself has said;
+    /// empty if neither is known.
+    #[must_use]
+    pub fn http_of(&self, member: &Member) -> Arc<str> {
+        if !member.http.is_empty() {
+            return member.http.clone();
+        }
+        if member.name == self.name {
+            return self.http.clone();
+        }
+        self.others.lock().get(&member.name).cloned().unwrap_or_default()
     }
 
     /// Moves the clock past what another node's reading is (rule V1).
@@ -129,5 +193,61 @@ impl Standing {
 impl std::fmt::Debug for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Standing").field("name", &self.name).field("incarnation", &self.incarnation).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Moment;
+
+    struct Stands;
+
+    impl Clock for Stands {
+        fn now(&self) -> Moment {
+            Moment::default()
+        }
+
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    fn view(standing: &Standing, names: &[&str]) {
+        standing.set_view(1, &Members::new(names.iter().map(|name| member(name))).unwrap());
+    }
+
+    fn member(name: &str) -> Member {
+        Member::new(name, format!("{name}:5274"))
+    }
+
+    #[test]
+    fn what_members_say_of_themselves_is_taken_down_and_what_strangers_say_is_not() {
+        let standing = Standing::new("a", 1, Arc::new(Stands)).with_http("a:5273");
+        view(&standing, &["a", "b"]);
+        let http_of = |name| standing.http_of(&member(name));
+        assert_eq!((&*http_of("a"), &*http_of("b")), ("a:5273", ""));
+        for (name, http) in [("b", "b:1"), ("b", "b:5273"), ("c", "c:5273"), ("a", "elsewhere:1")] {
+            standing.hear_http(name, http);
+        }
+        assert_eq!([&*http_of("a"), &*http_of("b"), &*http_of("c")], ["a:5273", "b:5273", ""]);
+        for wrong in ["", "b 1", "b\n", "b\u{7f}", "ä:1", &"b".repeat(HTTP_LEN_MAX + 1)] {
+            standing.hear_http("b", wrong);
+        }
+        assert_eq!(&*http_of("b"), "b:5273");
+        let told = Member { http: "told:1".into(), ..member("b") };
+        assert_eq!(&*standing.http_of(&told), "told:1", "the membership knows better");
+    }
+
+    #[test]
+    fn it_is_known_for_as_long_as_who_said_it_is_a_member() {
+        let standing = Standing::new("a", 1, Arc::new(Stands));
+        view(&standing, &["a", "b"]);
+        standing.hear_http("b", "b:5273");
+        view(&standing, &["a", "b", "c"]);
+        assert_eq!(&*standing.http_of(&member("b")), "b:5273");
+        view(&standing, &["a", "c"]);
+        view(&standing, &["a", "b", "c"]);
+        assert_eq!(&*standing.http_of(&member("b")), "");
     }
 }

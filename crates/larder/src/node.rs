@@ -67,6 +67,7 @@ impl Node {
 #[must_use = "a node does nothing until it is started"]
 pub struct NodeBuilder {
     name: Arc<str>,
+    http: Arc<str>,
     membership: Option<Arc<dyn Membership>>,
     ring: Ring,
     transport: Option<Arc<dyn Transport>>,
@@ -78,6 +79,7 @@ impl Default for NodeBuilder {
     fn default() -> Self {
         Self {
             name: Arc::from("larder"),
+            http: Arc::from(""),
             membership: None,
             ring: Ring::default(),
             transport: None,
@@ -91,6 +93,12 @@ impl NodeBuilder {
     /// The node's name; in a cluster, its name among the members.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Where clients reach the node's HTTP API, `host:port`, if it has one: the other nodes are told.
+    pub fn http(mut self, http: impl Into<Arc<str>>) -> Self {
+        self.http = http.into();
         self
     }
 
@@ -132,7 +140,7 @@ impl NodeBuilder {
     // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { name, membership, ring, transport, clock, seed } = self;
+        let Self { name, http, membership, ring, transport, clock, seed } = self;
         let mut members = match membership {
             Some(membership) => membership.members(),
             None => alone(&name)?,
@@ -140,6 +148,7 @@ impl NodeBuilder {
         let mut chance = fastrand::Rng::with_seed(seed.unwrap_or_else(machine_chance));
         let config = NodeConfig {
             name,
+            http,
             ring,
             incarnation: chance.u32(..),
             seed: chance.u64(..),

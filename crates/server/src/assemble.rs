@@ -116,7 +116,7 @@ pub async fn assemble_around(
     let http = config.node.advertised(addresses.clients);
     let address = addresses.peers.map_or_else(|| http.clone(), |peers| config.node.advertised(peers));
 
-    let mut builder = larder::Node::builder().name(name.clone()).ring(config.cluster.ring);
+    let mut builder = larder::Node::builder().name(name.clone()).http(http.clone()).ring(config.cluster.ring);
     builder = match config.node.transport {
         Transport::Grpc => builder.transport(GrpcTransport::new()),
         Transport::Http => builder.transport(HttpTransport::new()),

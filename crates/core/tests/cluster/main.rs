@@ -58,6 +58,7 @@ impl Cluster {
         for (index, name) in names.iter().enumerate() {
             let node_config = NodeConfig {
                 name: name.as_str().into(),
+                http: "".into(),
                 ring: Ring::Slots,
                 incarnation: u32::try_from(index).unwrap() + 1,
                 seed: 42 + index as u64,

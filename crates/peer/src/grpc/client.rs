@@ -14,11 +14,15 @@ use larder_core::{
     Error, ErrorKind, Member, PeerClient, Standing, Transport, Version,
     peer::{Asker, PeerError, PeerGet, PeerWrite},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{
+    dial::greet,
     lane::Lane,
-    limits::{LANE_LOAD, LANES_MAX},
+    limits::{CONNECT_TIMEOUT, LANE_LOAD, LANES_MAX},
     pending::Ask,
 };
 
@@ -65,6 +69,18 @@ impl Transport for GrpcTransport {
     /// The first to say so is it.
     fn introduce(&self, node: Arc<Standing>) {
         self.standing.get_or_init(|| node);
+    }
+
+    fn greet(&self, member: &Member) -> BoxFuture<'static, ()> {
+        let (standing, address) = (self.standing.get().cloned(), member.address.clone());
+        Box::pin(async move {
+            let (Some(standing), Ok(uri)) = (standing, parse(&address)) else { return };
+            match timeout(CONNECT_TIMEOUT, greet(&address, &uri, &standing)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => tracing::debug!(%address, reason, "a member was not met"),
+                Err(_) => tracing::debug!(%address, "a member did not say hello in time"),
+            }
+        })
     }
 
     fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {

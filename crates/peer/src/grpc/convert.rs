@@ -25,17 +25,20 @@ pub(super) fn hello(standing: &Standing) -> Frame {
         name: standing.name().to_string(),
         incarnation: standing.incarnation(),
         wall_ms: standing.wall_ms(),
+        http: standing.http().to_string(),
     };
     Frame { hello: Some(hello), ..frame(standing) }
 }
 
-/// Judges the other's first frame (rule V2).
+/// Judges the other's first frame (rule V2), and takes down what it says of itself.
 pub(super) fn check_hello(standing: &Standing, first: &Frame) -> Result<(), Error> {
     let Some(hello) = &first.hello else {
         return Err(Error::new(ErrorKind::Invalid, "the first frame of an exchange must carry a hello"));
     };
     standing.check_wall(hello.wall_ms)?;
-    check_frame(standing, first)
+    check_frame(standing, first)?;
+    standing.hear_http(&hello.name, &hello.http);
+    Ok(())
 }
 
 /// Judges what every frame says.

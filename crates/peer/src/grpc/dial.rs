@@ -5,16 +5,18 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::{StreamExt, future::ready, stream};
 use http::{Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use larder_core::Standing;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, task::JoinSet};
 use tonic::{Streaming, body::Body};
 use tower_service::Service;
 
 use super::{
-    limits,
+    convert, limits,
     proto::{Frame, peer_client::PeerClient},
 };
 
@@ -24,6 +26,30 @@ pub(super) struct Dialled {
     _tasks: Tasks,
 }
 
+impl Dialled {
+    /// Hears who the other is. Comes before all else.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be talked to, in one sentence.
+    pub(super) async fn hello(&mut self, standing: &Standing) -> Result<(), String> {
+        let first = self.frames.message().await.map_err(|status| format!("it refused: {}", status.message()))?;
+        let first = first.ok_or_else(|| "it closed the exchange before it said hello".to_owned())?;
+        convert::check_hello(standing, &first).map_err(|error| error.to_string())
+    }
+}
+
+/// Connects to `address`, says and hears hello, and goes.
+///
+/// # Errors
+///
+/// What happened, in one sentence.
+pub(super) async fn greet(address: &str, uri: &Uri, standing: &Standing) -> Result<(), String> {
+    // The exchange must not end before the other has said something.
+    let hello = stream::once(ready(convert::hello(standing))).chain(stream::pending());
+    dial(address, uri, hello).await?.hello(standing).await
+}
+
 /// Connects to `address` and opens an exchange that sends `outgoing`.
 ///
 /// # Errors
@@ -31,7 +57,7 @@ pub(super) struct Dialled {
 /// What happened, in one sentence.
 pub(super) async fn dial<S>(address: &str, uri: &Uri, outgoing: S) -> Result<Dialled, String>
 where
-    S: futures_util::Stream<Item = Frame> + Send + 'static,
+    S: stream::Stream<Item = Frame> + Send + 'static,
 {
     let stream = TcpStream::connect(address).await.map_err(|error| format!("connecting failed: {error}"))?;
     stream.set_nodelay(true).map_err(|error| format!("connecting failed: {error}"))?;

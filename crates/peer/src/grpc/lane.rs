@@ -237,10 +237,7 @@ impl Lane {
         let hello = convert::hello(&self.standing);
         let outgoing = Outgoing { lane: self.clone(), connection: number, hello: Some(hello) };
         let mut dialled = dial(&self.address, &self.uri, outgoing).await?;
-        let first = dialled.frames.message().await;
-        let first = first.map_err(|status| format!("it refused: {}", status.message()))?;
-        let first = first.ok_or_else(|| "it closed the exchange before it said hello".to_owned())?;
-        convert::check_hello(&self.standing, &first).map_err(|error| error.to_string())?;
+        dialled.hello(&self.standing).await?;
         Ok(dialled)
     }
 

@@ -111,6 +111,7 @@ impl LarderNode {
         let clock = Arc::new(Ticks(Instant::now()));
         let config = NodeConfig {
             name: url.into(),
+            http: "".into(),
             ring: Ring::Groupcache,
             incarnation: INCARNATION.fetch_add(1, Ordering::Relaxed),
             seed: 7,

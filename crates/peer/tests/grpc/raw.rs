@@ -106,7 +106,7 @@ impl Raw {
 }
 
 pub(crate) fn hello(wall_ms: u64) -> proto::Frame {
-    let hello = proto::Hello { name: "a".into(), incarnation: 7, wall_ms };
+    let hello = proto::Hello { name: "a".into(), incarnation: 7, wall_ms, http: String::new() };
     proto::Frame { hello: Some(hello), ..proto::Frame::default() }
 }
 

@@ -61,13 +61,14 @@ fn policy(policy: Policy) -> &'static str {
 }
 
 /// `GET /v1/cluster`.
-pub(super) fn cluster(node: &Node) -> Value {
+pub(super) async fn cluster(node: &Node) -> Value {
+    node.meet_members().await;
     let view = node.view();
     let members = view.members().iter().enumerate().map(|(index, member)| {
         json!({
             "name": *member.name,
             "state": member.state.to_string(),
-            "http": *member.http,
+            "http": *node.standing().http_of(member),
             "peer": *member.address,
             "slots": view.slot_count(index),
             "weight": member.weight,

@@ -134,7 +134,7 @@ impl Clients {
                 Err(Problem::bad_request("Invalidation does not work yet: DELETE a key to drop its copies."))
             }
             ClientRoute::Groups => Ok(json(&about::groups(groups.values().map(|served| &served.group)))),
-            ClientRoute::Cluster => Ok(json(&about::cluster(node))),
+            ClientRoute::Cluster => Ok(json(&about::cluster(node).await)),
             ClientRoute::Owner(place) => {
                 let served = self.group(place.group)?;
                 let key = route::decode(place.key)?;

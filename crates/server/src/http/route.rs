@@ -32,7 +32,11 @@ const INVALIDATE: Row =
     Row { path: "/v1/groups/{group}/invalidate", methods: "POST", about: "Does not work yet: answers 400." };
 const GROUPS: Row =
     Row { path: "/v1/groups", methods: READ, about: "Each group's settings and counters at this node." };
-const CLUSTER: Row = Row { path: "/v1/cluster", methods: READ, about: "The members as this node sees them." };
+const CLUSTER: Row = Row {
+    path: "/v1/cluster",
+    methods: READ,
+    about: "The members as this node sees them; `http` is empty for one that has not said yet where its API is.",
+};
 const OWNER: Row = Row {
     path: "/v1/cluster/owner/{group}/{key}",
     methods: READ,
