@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use larder_core::{Clock, Error, Loader, Member, Members, Membership, NodeConfig, Ring, Transport, View};
-use larder_peer::http::HttpTransport;
+use larder_peer::grpc::GrpcTransport;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{GroupBuilder, SystemClock};
@@ -114,7 +114,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How other members are reached. Not set: over HTTP.
+    /// How other members are reached. Not set: over [gRPC](larder_peer::grpc), which they answer with
+    /// [`larder_peer::grpc::serve()`].
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
@@ -153,7 +154,7 @@ impl NodeBuilder {
             incarnation: chance.u32(..),
             seed: chance.u64(..),
             clock,
-            transport: transport.unwrap_or_else(|| Arc::new(HttpTransport::new())),
+            transport: transport.unwrap_or_else(|| Arc::new(GrpcTransport::new())),
         };
         let core = larder_core::Node::new(config, members.borrow_and_update().clone())?;
         let mut tasks = JoinSet::new();

@@ -73,8 +73,8 @@ section! {
         admin: SocketAddr = Listener, Default("127.0.0.1:5276");
         /// The host at which others reach this node, as `GET /v1/cluster` gives it.
         advertise: Option<String> = shapes::HOST, Absent("each listener's own address, or the host's name where that is `0.0.0.0` or `[::]`");
-        /// How nodes talk to each other; the same on every node. `"grpc"` is Larder's own protocol. `"http"` is golang/groupcache's protocol for reads and the client API for writes.
-        transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("http");
+        /// How nodes talk to each other; the same on every node. `"grpc"` is Larder's own protocol. `"http"` is golang/groupcache's protocol for reads and the client API for writes; it is the one that `ring = "groupcache"` needs.
+        transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("grpc");
         /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.
@@ -111,8 +111,8 @@ section! {
             Later("etcd"),
             Later("consul"),
         ]), Default("none");
-        /// Every member, this node too: its own entry is the one with its name. The address is the other's `listen`
-        /// where `transport` is `"http"`, else its `peer`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
+        /// Every member, this node too: its own entry is the one with its name. The address is the other's `peer`, or its
+        /// `listen` where `transport` is `"http"`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
         members: Vec<MemberConfig> = List { of: MemberEntry, len_max: MEMBERS_MAX }, Default("[]");
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");

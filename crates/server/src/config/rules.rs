@@ -74,7 +74,7 @@ impl Rules<'_> {
             }
             Discovery::None => {}
             Discovery::Static if cluster.members.is_empty() => {
-                let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5273\", \"b=10.0.0.2:5273\"]";
+                let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5274\", \"b=10.0.0.2:5274\"]";
                 self.breaks(key, message);
             }
             Discovery::Static => {
@@ -128,7 +128,10 @@ impl Rules<'_> {
                 self.breaks("cluster.ring", "\"groupcache\" needs discovery = \"static\" and members");
             }
             if self.config.node.transport != Transport::Http {
-                self.breaks("cluster.ring", "\"groupcache\" needs node.transport = \"http\", which Go nodes speak");
+                self.breaks(
+                    "cluster.ring",
+                    "\"groupcache\" needs node.transport = \"http\", which Go nodes speak: set that too",
+                );
             }
         }
         if cluster.discovery != Discovery::Static {
@@ -137,7 +140,7 @@ impl Rules<'_> {
         for (index, member) in cluster.members.iter().enumerate() {
             let address = &member.address;
             let (fits, expected) = match cluster.ring {
-                Ring::Slots => (shapes::is_host_and_port(address), "a host and a port such as \"a=10.0.0.1:5273\""),
+                Ring::Slots => (shapes::is_host_and_port(address), "a host and a port such as \"a=10.0.0.1:5274\""),
                 Ring::Groupcache => (
                     is_peer_url(address),
                     "the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\"",

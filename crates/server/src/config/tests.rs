@@ -187,7 +187,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "[cluster]\ndiscovery = 'static'",
-            "line 1: cluster.members: this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5273\", \"b=10.0.0.2:5273\"]",
+            "line 1: cluster.members: this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5274\", \"b=10.0.0.2:5274\"]",
         ),
         (
             "[cluster]\nmembers = ['a=x:1']",
@@ -207,19 +207,19 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "node.name = 'a'\n[cluster]\ndiscovery = 'static'\nmembers = [\n'a=x:1',\n'b=x:1',\n'a=x:2',\n'c=:1',\n'd=x:0',\n]",
-            "line 6: cluster.members[1]: the address \"x:1\" is that of cluster.members[0] too\nline 7: cluster.members[2]: the name \"a\" is taken by cluster.members[0]: names must be unique\nline 8: cluster.members[3]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"c=:1\"\nline 9: cluster.members[4]: expected a host and a port such as \"a=10.0.0.1:5273\", but found \"d=x:0\"",
+            "line 6: cluster.members[1]: the address \"x:1\" is that of cluster.members[0] too\nline 7: cluster.members[2]: the name \"a\" is taken by cluster.members[0]: names must be unique\nline 8: cluster.members[3]: expected a host and a port such as \"a=10.0.0.1:5274\", but found \"c=:1\"\nline 9: cluster.members[4]: expected a host and a port such as \"a=10.0.0.1:5274\", but found \"d=x:0\"",
         ),
         (
             "[cluster]\nring = 'groupcache'",
-            "line 2: cluster.ring: \"groupcache\" needs discovery = \"static\" and members",
+            "line 2: cluster.ring: \"groupcache\" needs discovery = \"static\" and members\nline 2: cluster.ring: \"groupcache\" needs node.transport = \"http\", which Go nodes speak: set that too",
         ),
         (
-            "node.name = 'a'\nnode.transport = 'grpc'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080']",
-            "line 4: cluster.ring: \"groupcache\" needs node.transport = \"http\", which Go nodes speak",
+            "node.name = 'a'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080']",
+            "line 3: cluster.ring: \"groupcache\" needs node.transport = \"http\", which Go nodes speak: set that too",
         ),
         (
-            "node.name = 'a'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080', 'b=x:8080', 'c=http://x:8080/']",
-            "line 5: cluster.members[1]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"b=x:8080\"\nline 5: cluster.members[2]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"c=http://x:8080/\"",
+            "node.name = 'a'\nnode.transport = 'http'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080', 'b=x:8080', 'c=http://x:8080/']",
+            "line 6: cluster.members[1]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"b=x:8080\"\nline 6: cluster.members[2]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"c=http://x:8080/\"",
         ),
         // What is not TOML.
         ("[node]\nname = a", "line 2: this is not TOML: string values must be quoted, expected literal string"),
@@ -500,7 +500,7 @@ fn the_reference_holds_every_key_and_its_examples_are_right() {
 
 /// `UPDATE_DOCS=1 cargo test -p larder-server --lib` writes the file anew.
 #[test]
-fn the_committed_reference_is_that_of_the_keys() {
+fn the_committed_docs_are_those_of_the_keys() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, reference()).unwrap();

@@ -31,6 +31,33 @@ impl Port {
     }
 }
 
+/// How the daemons of a cluster talk to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Over {
+    /// As they do unless told otherwise.
+    Grpc,
+    Http,
+}
+
+/// Makes two tests of each of these functions, which take the transport.
+macro_rules! over_each_transport {
+    (@ $module:ident $over:ident $($test:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::cluster::Over::$over).await;
+                }
+            )+
+        }
+    };
+    ($($test:ident),+ $(,)?) => {
+        over_each_transport!(@ over_grpc Grpc $($test)+);
+        over_each_transport!(@ over_http Http $($test)+);
+    };
+}
+pub(crate) use over_each_transport;
+
 /// Daemons named `a`, `b`, `c` and so on.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Daemon>,
@@ -40,13 +67,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// So many nodes, all with the same list of members and these groups.
-    pub(crate) async fn start(len: usize, groups: &str) -> Self {
+    pub(crate) async fn start(over: Over, len: usize, groups: &str) -> Self {
         let list = &"abcdefgh"[..len];
-        Self::with_lists(&vec![list; len], groups).await
+        Self::with_lists(over, &vec![list; len], groups).await
     }
 
     /// A node for each list, which names the members that it knows, in their order.
-    pub(crate) async fn with_lists(lists: &[&str], groups: &str) -> Self {
+    pub(crate) async fn with_lists(over: Over, lists: &[&str], groups: &str) -> Self {
         let ports: Vec<Port> = lists.iter().map(|_| Port::take()).collect();
         let members = |list: &str| {
             let members = list.bytes().map(|letter| {
@@ -56,9 +83,13 @@ impl Cluster {
             members.collect::<Vec<_>>().join(", ")
         };
         let config = |(index, list): (usize, &&str)| {
-            let (name, listen, members) = (name(index), ports[index].address(), members(list));
+            let (name, address, members) = (name(index), ports[index].address(), members(list));
+            let listeners = match over {
+                Over::Grpc => format!("listen = \"127.0.0.1:0\"\npeer = \"{address}\""),
+                Over::Http => format!("listen = \"{address}\"\npeer = \"127.0.0.1:0\"\ntransport = \"http\""),
+            };
             format!(
-                "[node]\nname = \"{name}\"\nlisten = \"{listen}\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+                "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{listeners}\n\
                  [cluster]\ndiscovery = \"static\"\nmembers = [{members}]\n{groups}"
             )
         };

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 
 use crate::{
     client::{get_key, value_of},
-    cluster::{Cluster, Port},
+    cluster::{Cluster, Over, Port},
     origin::Origin,
     process::{Daemon, larder},
 };
@@ -26,7 +26,7 @@ fn assert_ends(output: &Output, code: i32, stdout: &str) {
 
 #[tokio::test]
 async fn what_is_set_at_one_node_is_got_and_removed_at_others() {
-    let cluster = Cluster::start(3, "[groups.g]").await;
+    let cluster = Cluster::start(Over::Grpc, 3, "[groups.g]").await;
     for key in ["plain", "a b/..", "größe", "%2F+"] {
         assert_ends(&run(&cluster[0], &["set", "g", key, "the value"]).await, 0, "");
         assert_ends(&run(&cluster[1], &["get", "g", key]).await, 0, "the value");
@@ -39,7 +39,7 @@ async fn what_is_set_at_one_node_is_got_and_removed_at_others() {
 #[tokio::test]
 async fn a_nodes_refusal_is_told_and_has_its_code() {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(Over::Grpc, 2, &origin.group("")).await;
     let node = &cluster[0];
     assert_ends(&run(node, &["get", "g", "key"]).await, 0, &value_of("key"));
     assert_ends(&run(node, &["get", "g", "missing"]).await, 3, "");
@@ -56,7 +56,7 @@ async fn a_nodes_refusal_is_told_and_has_its_code() {
 #[tokio::test]
 async fn owner_and_status_show_the_cluster() {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(Over::Grpc, 3, &origin.group("")).await;
     cluster[0].ask(get_key("key")).await;
     let owner = run(&cluster[1], &["owner", "g", "key"]).await;
     let stdout = String::from_utf8(owner.stdout).unwrap();

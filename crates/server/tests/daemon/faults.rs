@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::{get_key, value_of, within},
-    cluster::Cluster,
+    cluster::{Cluster, Over, over_each_transport},
     crowd::{Crowd, has_read},
     origin::Origin,
     process::POLL_INTERVAL,
@@ -54,10 +54,18 @@ async fn is_asked_again(cluster: &Cluster, asked: usize, owner: usize) {
     .await;
 }
 
-#[tokio::test]
-async fn an_owner_killed_mid_load_leaves_nobody_without_an_answer() {
+over_each_transport!(
+    an_owner_killed_mid_load_leaves_nobody_without_an_answer,
+    a_hung_owner_is_given_up_and_asked_again_when_it_goes_on,
+    an_owner_that_hangs_mid_load_is_given_up_too,
+    an_owner_that_waits_long_for_its_origin_is_waited_for,
+    a_deadline_is_kept_while_the_origin_is_silent,
+    the_last_node_serves_what_all_owned,
+);
+
+async fn an_owner_killed_mid_load_leaves_nobody_without_an_answer(over: Over) {
     let origin = Origin::start().await;
-    let mut cluster = Cluster::start(3, &origin.group("")).await;
+    let mut cluster = Cluster::start(over, 3, &origin.group("")).await;
     let key = cluster.key_of(2, "key").await;
     let later = cluster.keys_of(2, "after", 30).await;
     origin.hold();
@@ -87,10 +95,9 @@ async fn an_owner_killed_mid_load_leaves_nobody_without_an_answer() {
     is_asked_again(&cluster, 1, 2).await;
 }
 
-#[tokio::test]
-async fn a_hung_owner_is_given_up_and_asked_again_when_it_goes_on() {
+async fn a_hung_owner_is_given_up_and_asked_again_when_it_goes_on(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let keys = cluster.keys_of(2, "key", 12).await;
     let later = cluster.keys_of(2, "after", 12).await;
     // Connections are open, as they are in a cluster that works.
@@ -118,10 +125,9 @@ async fn a_hung_owner_is_given_up_and_asked_again_when_it_goes_on() {
     is_asked_again(&cluster, 1, 2).await;
 }
 
-#[tokio::test]
-async fn an_owner_that_hangs_mid_load_is_given_up_too() {
+async fn an_owner_that_hangs_mid_load_is_given_up_too(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let key = cluster.key_of(2, "key").await;
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1], vec![key.clone(); 40]).await;
@@ -139,10 +145,9 @@ async fn an_owner_that_hangs_mid_load_is_given_up_too() {
 }
 
 /// The origin is slow, not the owner: that is no reason to load elsewhere.
-#[tokio::test]
-async fn an_owner_that_waits_long_for_its_origin_is_waited_for() {
+async fn an_owner_that_waits_long_for_its_origin_is_waited_for(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let key = cluster.key_of(2, "late").await;
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1], vec![key.clone(); 20]).await;
@@ -156,10 +161,9 @@ async fn an_owner_that_waits_long_for_its_origin_is_waited_for() {
     assert_eq!(origin.loads(&key), 1);
 }
 
-#[tokio::test]
-async fn a_deadline_is_kept_while_the_origin_is_silent() {
+async fn a_deadline_is_kept_while_the_origin_is_silent(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("")).await;
     origin.hold();
     for (node, owner) in [(0, 0), (0, 1)] {
         let key = cluster.key_of(owner, "key").await;
@@ -172,10 +176,9 @@ async fn a_deadline_is_kept_while_the_origin_is_silent() {
     }
 }
 
-#[tokio::test]
-async fn the_last_node_serves_what_all_owned() {
+async fn the_last_node_serves_what_all_owned(over: Over) {
     let origin = Origin::start().await;
-    let mut cluster = Cluster::start(3, &origin.group("")).await;
+    let mut cluster = Cluster::start(over, 3, &origin.group("")).await;
     let mut keys = Vec::new();
     for owner in 0..3 {
         keys.extend(cluster.keys_of(owner, "key", 10).await);

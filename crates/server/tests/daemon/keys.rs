@@ -2,7 +2,7 @@
 
 use crate::{
     client::{GROUP, get, get_key, put_key, value_of},
-    cluster::Cluster,
+    cluster::{Cluster, Over, over_each_transport},
     origin::Origin,
 };
 
@@ -42,10 +42,16 @@ fn path(spelling: &str) -> String {
     format!("/v1/groups/{GROUP}/keys/{spelling}")
 }
 
-#[tokio::test]
-async fn a_key_is_one_and_the_same_from_every_node_to_the_origin() {
+over_each_transport!(
+    a_key_is_one_and_the_same_from_every_node_to_the_origin,
+    a_key_is_one_and_the_same_in_writes,
+    a_key_has_1_to_1024_bytes,
+    what_is_no_key_is_refused_and_nobody_is_sent_elsewhere,
+);
+
+async fn a_key_is_one_and_the_same_from_every_node_to_the_origin(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let mut owners = [0; 3];
     for (key, spellings) in SPELLINGS {
         let shown = key.escape_ascii();
@@ -62,9 +68,8 @@ async fn a_key_is_one_and_the_same_from_every_node_to_the_origin() {
     assert!(owners.iter().all(|&keys| keys > 0), "each node owns some: {owners:?}");
 }
 
-#[tokio::test]
-async fn a_key_is_one_and_the_same_in_writes() {
-    let cluster = Cluster::start(3, "[groups.g]").await;
+async fn a_key_is_one_and_the_same_in_writes(over: Over) {
+    let cluster = Cluster::start(over, 3, "[groups.g]").await;
     for (turn, (key, spellings)) in SPELLINGS.iter().enumerate() {
         let put = cluster[turn % 3].ask(put_key(key, value_of(key))).await;
         assert_eq!(put.status, 204, "{}", key.escape_ascii());
@@ -78,10 +83,9 @@ async fn a_key_is_one_and_the_same_in_writes() {
     assert_eq!(cluster.metric("larder_cache_items").await, SPELLINGS.len() as u64);
 }
 
-#[tokio::test]
-async fn a_key_has_1_to_1024_bytes() {
+async fn a_key_has_1_to_1024_bytes(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     // Bytes that take three characters each in a path.
     let longest = vec![0xfe_u8; 1024];
     let too_long = vec![0xfe_u8; 1025];
@@ -94,10 +98,9 @@ async fn a_key_has_1_to_1024_bytes() {
     assert_eq!((origin.loads(&longest), origin.targets().len()), (1, 1));
 }
 
-#[tokio::test]
-async fn what_is_no_key_is_refused_and_nobody_is_sent_elsewhere() {
+async fn what_is_no_key_is_refused_and_nobody_is_sent_elsewhere(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("")).await;
     for (path, problem) in [
         (path("a%2"), (400, "bad-request")),
         (path("%zz"), (400, "bad-request")),

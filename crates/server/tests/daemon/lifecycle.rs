@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::{Connection, get, get_key, put_key, value_of, within},
-    cluster::{Cluster, Port},
+    cluster::{Cluster, Over, Port, over_each_transport},
     origin::Origin,
     process::{Daemon, larder},
 };
@@ -83,7 +83,9 @@ async fn an_origin_that_cannot_be_opened_is_told_at_the_start() {
     for origin in
         ["kind = 'directory'\npath = '/nowhere'", "kind = 'sqlite'\nurl = '/nowhere/x.db'\nselect = 'SELECT $1'"]
     {
-        let config = format!("[node]\nlisten = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n[groups.g.origin]\n{origin}\n");
+        let config = format!(
+            "[node]\nlisten = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\npeer = '127.0.0.1:0'\n[groups.g.origin]\n{origin}\n"
+        );
         let output = tokio::task::spawn_blocking(move || refused(&config)).await.unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -94,8 +96,10 @@ async fn an_origin_that_cannot_be_opened_is_told_at_the_start() {
 #[tokio::test]
 async fn a_port_that_is_taken_is_told_with_its_key() {
     let daemon = Daemon::plain().await;
-    for (key, other, address) in [("listen", "admin", daemon.clients), ("admin", "listen", daemon.admin)] {
-        let config = format!("[node]\n{key} = '{address}'\n{other} = '127.0.0.1:0'\n");
+    for (key, address) in [("listen", daemon.clients), ("admin", daemon.admin), ("peer", daemon.peers.unwrap())] {
+        let others = ["listen", "admin", "peer"].into_iter().filter(|other| *other != key);
+        let others = others.map(|other| format!("{other} = '127.0.0.1:0'\n")).collect::<String>();
+        let config = format!("[node]\n{key} = '{address}'\n{others}");
         let output = tokio::task::spawn_blocking(move || refused(&config)).await.unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -132,10 +136,11 @@ async fn a_flag_is_enough_for_an_origin() {
     assert_eq!(origin.loads("a/b"), 1);
 }
 
-#[tokio::test]
-async fn told_to_stop_it_finishes_what_runs_and_says_that_it_leaves() {
+over_each_transport!(told_to_stop_it_finishes_what_runs_and_says_that_it_leaves,);
+
+async fn told_to_stop_it_finishes_what_runs_and_says_that_it_leaves(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("")).await;
     let mut running = Vec::new();
     origin.hold();
     for owner in [0, 1] {
@@ -183,7 +188,7 @@ async fn what_does_not_end_within_drain_timeout_is_cut_off() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(1, &origin.group("")).await;
+    let cluster = Cluster::start(Over::Grpc, 1, &origin.group("")).await;
     origin.hold();
     let mut connection = Connection::open(cluster[0].clients).await.unwrap();
     let running = tokio::spawn(async move { connection.ask(get_key("key")).await });

@@ -35,6 +35,7 @@ impl Mixed {
         for (index, port) in ports.iter().enumerate() {
             let config = format!(
                 "[node]\nname = \"node{}\"\nlisten = \"{}\"\nadmin = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\n\
+                 transport = \"http\"\n\
                  [cluster]\ndiscovery = \"static\"\nring = \"groupcache\"\nmembers = [{}]\n{}",
                 go.len() + index,
                 port.address(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     client::{Connection, get_key, value_of, within},
-    cluster::Cluster,
+    cluster::{Cluster, Over, over_each_transport},
     crowd::{Crowd, allow_many_files, has_read},
     origin::Origin,
 };
@@ -12,10 +12,19 @@ use crate::{
 /// Far more than any of these takes.
 const TIME_MAX: Duration = Duration::from_secs(9);
 
-#[tokio::test]
-async fn three_hundred_callers_on_three_nodes_cost_the_origin_one_request() {
+over_each_transport!(
+    three_hundred_callers_on_three_nodes_cost_the_origin_one_request,
+    a_hundred_callers_for_each_of_thirty_two_keys_cost_thirty_two,
+    a_client_that_leaves_takes_nobody_along,
+    a_load_that_all_have_left_is_taken_up_by_the_next,
+    a_missing_key_is_not_found_everywhere_and_asked_for_once,
+    an_origins_failure_is_the_answer_and_costs_one_request_a_flight,
+    a_value_over_the_limit_is_refused_on_every_node_and_not_read,
+);
+
+async fn three_hundred_callers_on_three_nodes_cost_the_origin_one_request(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1, 2], vec!["cold".to_owned(); 300]).await;
     origin.is_asked(1).await;
@@ -34,11 +43,10 @@ async fn three_hundred_callers_on_three_nodes_cost_the_origin_one_request() {
     assert!(cluster.metric("larder_loads_deduped_total").await >= waited);
 }
 
-#[tokio::test]
-async fn a_hundred_callers_for_each_of_thirty_two_keys_cost_thirty_two() {
+async fn a_hundred_callers_for_each_of_thirty_two_keys_cost_thirty_two(over: Over) {
     allow_many_files();
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     origin.hold();
     // 100 is no multiple of three, so that each node is asked for each key.
     let keys = (0..3_200).map(|caller| format!("key{}", caller % 32));
@@ -52,10 +60,9 @@ async fn a_hundred_callers_for_each_of_thirty_two_keys_cost_thirty_two() {
     assert_eq!(cluster.metric("larder_origin_requests_total").await, 32);
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_takes_nobody_along() {
+async fn a_client_that_leaves_takes_nobody_along(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     origin.hold();
     let key = cluster.key_of(0, "key").await;
     for (asked, leaves_from) in [(&key, 0), (&cluster.key_of(0, "other").await, 1)] {
@@ -82,10 +89,9 @@ async fn a_client_that_leaves_takes_nobody_along() {
     assert_eq!((again.text(), origin.loads(&key)), (value_of(&key).as_str(), 1));
 }
 
-#[tokio::test]
-async fn a_load_that_all_have_left_is_taken_up_by_the_next() {
+async fn a_load_that_all_have_left_is_taken_up_by_the_next(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1, 2], vec!["key".to_owned(); 30]).await;
     origin.is_asked(1).await;
@@ -99,10 +105,9 @@ async fn a_load_that_all_have_left_is_taken_up_by_the_next() {
     assert!(origin.loads("key") <= 2, "{:?}", origin.targets());
 }
 
-#[tokio::test]
-async fn a_missing_key_is_not_found_everywhere_and_asked_for_once() {
+async fn a_missing_key_is_not_found_everywhere_and_asked_for_once(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("negative_ttl = '1m'")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("negative_ttl = '1m'")).await;
     for round in 0..2 {
         for node in &cluster.nodes {
             let answer = node.ask(get_key("missing")).await;
@@ -115,10 +120,9 @@ async fn a_missing_key_is_not_found_everywhere_and_asked_for_once() {
     assert_eq!(answer.header("cache-status"), "larder; hit; detail=negative");
 }
 
-#[tokio::test]
-async fn an_origins_failure_is_the_answer_and_costs_one_request_a_flight() {
+async fn an_origins_failure_is_the_answer_and_costs_one_request_a_flight(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let owner = cluster.owner("broken").await;
     let others = [(owner + 1) % 3, (owner + 2) % 3];
     for flight in 1..=3 {
@@ -144,10 +148,9 @@ async fn an_origins_failure_is_the_answer_and_costs_one_request_a_flight() {
     }
 }
 
-#[tokio::test]
-async fn a_value_over_the_limit_is_refused_on_every_node_and_not_read() {
+async fn a_value_over_the_limit_is_refused_on_every_node_and_not_read(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("max_value = '64KiB'")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("max_value = '64KiB'")).await;
     let fits = format!("sized/{}/", 64 << 10);
     for key in [format!("sized/{}/", (64 << 10) + 1), format!("sized/{}/", 64 << 20)] {
         for node in &cluster.nodes {

@@ -37,6 +37,8 @@ pub(crate) fn larder() -> Command {
 pub(crate) struct Daemon {
     pub(crate) clients: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where it speaks gRPC, if it does.
+    pub(crate) peers: Option<SocketAddr>,
     child: Child,
     folder: TempDir,
 }
@@ -68,9 +70,9 @@ impl Daemon {
         let stdout = child.stdout.take().unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on whatever fails ends the process.
-        let mut daemon = Self { clients: nowhere, admin: nowhere, child, folder };
+        let mut daemon = Self { clients: nowhere, admin: nowhere, peers: None, child, folder };
         within(START_TIME_MAX, "its start", async {
-            (daemon.clients, daemon.admin) = announced(stdout).await;
+            (daemon.clients, daemon.peers, daemon.admin) = announced(stdout).await;
             while daemon.ready().await != 200 {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -158,19 +160,20 @@ fn stderr_in(folder: &TempDir) -> impl AsRef<Path> + use<> {
     folder.path().join("stderr")
 }
 
-/// The addresses that a daemon prints when it serves.
-async fn announced(stdout: ChildStdout) -> (SocketAddr, SocketAddr) {
+/// The addresses that a daemon prints when it serves: those for clients, for other nodes, and for administration.
+async fn announced(stdout: ChildStdout) -> (SocketAddr, Option<SocketAddr>, SocketAddr) {
     let mut lines = BufReader::new(Receiver::from_owned_fd(OwnedFd::from(stdout)).unwrap()).lines();
-    let (mut clients, mut admin) = (None, None);
-    while clients.is_none() || admin.is_none() {
+    let (mut clients, mut peers) = (None, None);
+    loop {
         let line = lines.next_line().await.unwrap().expect("it ended before it served");
-        let Some((listener, address)) = line.split_once("http://") else { continue };
-        let address = Some(address.trim().parse().unwrap());
-        match listener.trim() {
-            "clients" => clients = address,
-            "admin" => admin = address,
+        let Some((listener, address)) = line.trim().split_once(' ') else { continue };
+        let address = address.trim().trim_start_matches("http://").parse();
+        match listener {
+            "clients" => clients = address.ok(),
+            "peers" => peers = address.ok(),
+            // The last one.
+            "admin" => return (clients.unwrap(), peers, address.unwrap()),
             _ => {}
         }
     }
-    (clients.unwrap(), admin.unwrap())
 }

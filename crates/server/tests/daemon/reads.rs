@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     client::{Answer, GROUP, get_key, key_path, request, value_of},
-    cluster::Cluster,
+    cluster::{Cluster, Over, over_each_transport},
     origin::{LATE, Origin},
     process::Daemon,
 };
@@ -16,10 +16,17 @@ async fn get_many(node: &Daemon, body: serde_json::Value) -> Answer {
     node.ask(request(Method::POST, &path, &[("content-type", "application/json")], body.to_string())).await
 }
 
-#[tokio::test]
-async fn version_and_age_are_the_same_from_every_node() {
+over_each_transport!(
+    version_and_age_are_the_same_from_every_node,
+    a_client_that_has_the_value_is_told_so_by_every_node,
+    head_tells_all_but_the_value,
+    many_keys_of_many_owners_come_in_one_answer,
+    a_thousand_keys_are_the_most,
+);
+
+async fn version_and_age_are_the_same_from_every_node(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("ttl = '10m'\nttl_jitter = 0.0")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("ttl = '10m'\nttl_jitter = 0.0")).await;
     // A load that takes its time, so that there is an age to tell.
     let key = cluster.key_of(1, "late").await;
     let mut tags = Vec::new();
@@ -38,10 +45,9 @@ async fn version_and_age_are_the_same_from_every_node() {
     assert_eq!(origin.loads(&key), 1);
 }
 
-#[tokio::test]
-async fn a_client_that_has_the_value_is_told_so_by_every_node() {
+async fn a_client_that_has_the_value_is_told_so_by_every_node(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let tag = cluster[0].ask(get_key("key")).await.header("etag").to_owned();
     for node in &cluster.nodes {
         let known = request(Method::GET, &key_path("key"), &[("if-none-match", &format!("\"x\", {tag}"))], "");
@@ -52,10 +58,9 @@ async fn a_client_that_has_the_value_is_told_so_by_every_node() {
     }
 }
 
-#[tokio::test]
-async fn head_tells_all_but_the_value() {
+async fn head_tells_all_but_the_value(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("")).await;
     for node in &cluster.nodes {
         let head = node.ask(request(Method::HEAD, &key_path("key"), &[], "")).await;
         let get = node.ask(get_key("key")).await;
@@ -68,10 +73,9 @@ async fn head_tells_all_but_the_value() {
     }
 }
 
-#[tokio::test]
-async fn many_keys_of_many_owners_come_in_one_answer() {
+async fn many_keys_of_many_owners_come_in_one_answer(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     let keys: Vec<String> = (0..60).map(|number| format!("key{number}")).collect();
     let raw: &[u8] = b"\xff/\0";
     for (turn, node) in cluster.nodes.iter().enumerate() {
@@ -96,10 +100,9 @@ async fn many_keys_of_many_owners_come_in_one_answer() {
     }
 }
 
-#[tokio::test]
-async fn a_thousand_keys_are_the_most() {
+async fn a_thousand_keys_are_the_most(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin.group("")).await;
+    let cluster = Cluster::start(over, 2, &origin.group("")).await;
     let keys = |len: usize| json!({ "keys": (0..len).map(|number| format!("{number}")).collect::<Vec<_>>() });
     let answer = get_many(&cluster[0], keys(1000)).await;
     assert_eq!(answer.json()["values"].as_object().unwrap().len(), 1000);

@@ -4,7 +4,7 @@ use http::Method;
 
 use crate::{
     client::{Answer, Connection, delete_key, get_key, key_path, put_key, request},
-    cluster::Cluster,
+    cluster::{Cluster, Over, over_each_transport},
     origin::Origin,
     process::Daemon,
 };
@@ -15,9 +15,18 @@ async fn put_if(node: &Daemon, key: &str, value: &str, condition: (&str, &str)) 
     node.ask(request(Method::PUT, &key_path(key), &[condition], value.to_owned())).await
 }
 
-#[tokio::test]
-async fn what_one_node_is_given_every_node_has_at_once() {
-    let cluster = Cluster::start(3, PLAIN).await;
+over_each_transport!(
+    what_one_node_is_given_every_node_has_at_once,
+    a_writers_media_type_and_ttl_reach_every_reader,
+    conditions_are_judged_by_the_owner_for_every_node,
+    of_many_who_put_if_absent_one_does,
+    a_group_with_an_origin_takes_no_put_and_a_delete_drops_its_copies,
+    a_value_over_the_limit_is_refused_before_it_is_sent,
+    while_the_owner_is_away_its_keys_are_too,
+);
+
+async fn what_one_node_is_given_every_node_has_at_once(over: Over) {
+    let cluster = Cluster::start(over, 3, PLAIN).await;
     for number in 0..12 {
         let key = format!("key{number}");
         let mut last = String::new();
@@ -41,9 +50,8 @@ async fn what_one_node_is_given_every_node_has_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_writers_media_type_and_ttl_reach_every_reader() {
-    let cluster = Cluster::start(3, PLAIN).await;
+async fn a_writers_media_type_and_ttl_reach_every_reader(over: Over) {
+    let cluster = Cluster::start(over, 3, PLAIN).await;
     for (number, writer) in cluster.nodes.iter().enumerate() {
         let key = cluster.key_of((number + 1) % 3, "key").await;
         let headers = [("content-type", "text/x-odd; a=\"b\""), ("cache-control", "max-age=100")];
@@ -57,9 +65,8 @@ async fn a_writers_media_type_and_ttl_reach_every_reader() {
     }
 }
 
-#[tokio::test]
-async fn conditions_are_judged_by_the_owner_for_every_node() {
-    let cluster = Cluster::start(3, PLAIN).await;
+async fn conditions_are_judged_by_the_owner_for_every_node(over: Over) {
+    let cluster = Cluster::start(over, 3, PLAIN).await;
     let absent = ("if-none-match", "*");
     let mismatch = || (412, "version-mismatch".to_owned());
     for (number, writer) in cluster.nodes.iter().enumerate() {
@@ -82,9 +89,8 @@ async fn conditions_are_judged_by_the_owner_for_every_node() {
     }
 }
 
-#[tokio::test]
-async fn of_many_who_put_if_absent_one_does() {
-    let cluster = Cluster::start(3, PLAIN).await;
+async fn of_many_who_put_if_absent_one_does(over: Over) {
+    let cluster = Cluster::start(over, 3, PLAIN).await;
     for round in 0..5 {
         let key = format!("key{round}");
         let writers = (0..60).map(|writer| {
@@ -99,10 +105,9 @@ async fn of_many_who_put_if_absent_one_does() {
     }
 }
 
-#[tokio::test]
-async fn a_group_with_an_origin_takes_no_put_and_a_delete_drops_its_copies() {
+async fn a_group_with_an_origin_takes_no_put_and_a_delete_drops_its_copies(over: Over) {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(3, &origin.group("")).await;
+    let cluster = Cluster::start(over, 3, &origin.group("")).await;
     for (number, node) in cluster.nodes.iter().enumerate() {
         let refused = node.ask(put_key("key", "v")).await;
         assert_eq!(refused.problem(), (405, "read-only".to_owned()));
@@ -112,9 +117,8 @@ async fn a_group_with_an_origin_takes_no_put_and_a_delete_drops_its_copies() {
     }
 }
 
-#[tokio::test]
-async fn a_value_over_the_limit_is_refused_before_it_is_sent() {
-    let cluster = Cluster::start(2, PLAIN).await;
+async fn a_value_over_the_limit_is_refused_before_it_is_sent(over: Over) {
+    let cluster = Cluster::start(over, 2, PLAIN).await;
     for owner in 0..2 {
         let key = cluster.key_of(owner, "key").await;
         assert_eq!(cluster[0].ask(put_key(&key, vec![0; 1 << 20])).await.status, 204);
@@ -127,9 +131,8 @@ async fn a_value_over_the_limit_is_refused_before_it_is_sent() {
 }
 
 /// There is nowhere to load it from, and nobody else may take a write.
-#[tokio::test]
-async fn while_the_owner_is_away_its_keys_are_too() {
-    let mut cluster = Cluster::start(2, PLAIN).await;
+async fn while_the_owner_is_away_its_keys_are_too(over: Over) {
+    let mut cluster = Cluster::start(over, 2, PLAIN).await;
     let key = cluster.key_of(1, "key").await;
     assert_eq!(cluster[0].ask(put_key(&key, "v")).await.status, 204);
     cluster[1].kill();

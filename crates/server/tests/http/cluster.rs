@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use larder::{Member, Node, cluster::Static, loader_fn};
+use larder::{Member, Node, cluster::Static, loader_fn, peer::http::HttpTransport};
 use larder_server::http::{Api, ApiConfig, HttpLimits, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -30,7 +30,8 @@ impl Two {
         for (listener, name) in listeners.into_iter().zip(["a", "b"]) {
             let member = |(name, address): (&str, &SocketAddr)| Member::new(name, address.to_string());
             let members = Static::new(["a", "b"].into_iter().zip(&addresses).map(member)).unwrap();
-            let node = Node::builder().name(name).membership(members).start().await.unwrap();
+            let node = Node::builder().name(name).membership(members).transport(HttpTransport::new());
+            let node = node.start().await.unwrap();
             node.plain_group("plain").open().unwrap();
             let origin = loader_fn(|key: larder::Key| async move {
                 Ok::<_, std::io::Error>(Some(larder::Value::from(key.as_bytes().to_vec())))

@@ -171,7 +171,7 @@ impl Counts {
 fn configuration(database: &Path) -> String {
     let url = toml::Value::from(format!("sqlite:{}", database.display()));
     format!(
-        "[node]\nlisten = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n\
+        "[node]\nlisten = '127.0.0.1:0'\npeer = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n\
          [groups.{GROUP}.origin]\nkind = 'sqlite'\nurl = {url}\nselect = 'SELECT body FROM users WHERE id = $1'\n"
     )
 }

@@ -45,7 +45,7 @@ async fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let cluster = Arc::new(Cluster::start(args.nodes, args.keys).await?);
     let mut screen = Screen::new();
     screen.say(&format!(
-        "{} nodes in this process, over HTTP on {}\n\
+        "{} nodes in this process, gRPC between them; clients over HTTP on {}\n\
          origin: SQLite, {} rows, each request made {} ms slower (artificial, as if it were across a network)\n\
          load: Zipf 0.99 over {} keys, {} callers a node, for {}\n\
          try: larder get users user:1 --node {}",
