@@ -68,12 +68,12 @@ impl Peer {
     }
 
     /// Asks for a key.
-    pub(crate) fn ask(self: &Arc<Self>, question: PeerGet, mut asker: impl Asker) {
+    pub(crate) fn ask(self: &Arc<Self>, mut asker: impl Asker) {
         match self.admit() {
             Err(left_alone) => asker.answered(Err(left_alone)),
             Ok(under_way) => {
                 let watched = Watched { under_way: Some(under_way), asker };
-                self.client.clone().ask(question, Box::new(watched));
+                self.client.clone().ask(Box::new(watched));
             }
         }
     }
@@ -84,8 +84,8 @@ impl Peer {
             return Err(PeerError::fell_silent(format!("node {:?} gives no sign of life", self.member.name)));
         }
         let deadline = question.deadline;
-        let (asker, answer) = waiting(move || Leave::Until(deadline));
-        self.ask(question, asker);
+        let (asker, answer) = waiting(question, move || Leave::Until(deadline));
+        self.ask(asker);
         answer.await
     }
 
@@ -166,6 +166,10 @@ struct Watched<A> {
 }
 
 impl<A: Asker> Asker for Watched<A> {
+    fn question(&self) -> &PeerGet {
+        self.asker.question()
+    }
+
     fn leaves(&mut self) -> Leave {
         self.asker.leaves()
     }

@@ -36,10 +36,13 @@ pub struct PeerGet {
     pub deadline: Instant,
 }
 
-/// Who asks a question, as the transport that carries it sees them.
+/// A question and who asks it, as the transport that carries it sees them.
 ///
-/// Dropped unasked, it knows that there will be no answer.
+/// Dropped unanswered, it knows that there will be no answer.
 pub trait Asker: Send + 'static {
+    /// What is asked.
+    fn question(&self) -> &PeerGet;
+
     /// The question is about to be written. The transport calls this just before it writes it, and at the latest when it
     /// has no more say in when that happens: callers may join the flight that asks for as long as it has not left (rule
     /// G2).
@@ -223,7 +226,7 @@ pub const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// asks for one where an answer takes long. A slow answer is waited for as long as it shows any.
 pub trait PeerClient: Send + Sync + 'static {
     /// Asks for a key, and hands the answer to `asker`.
-    fn ask(self: Arc<Self>, question: PeerGet, asker: Box<dyn Asker>);
+    fn ask(self: Arc<Self>, asker: Box<dyn Asker>);
 
     /// Has a key written; answers with the new version (of a delete: its own), or `None` if the transport doesn't tell.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>>;
@@ -240,28 +243,34 @@ impl dyn PeerClient {
     /// [`PeerError`].
     pub async fn get(self: &Arc<Self>, question: PeerGet) -> Result<PeerAnswer, PeerError> {
         let deadline = question.deadline;
-        let (asker, answer) = waiting(move || Leave::Until(deadline));
-        self.clone().ask(question, Box::new(asker));
+        let (asker, answer) = waiting(question, move || Leave::Until(deadline));
+        self.clone().ask(Box::new(asker));
         answer.await
     }
 }
 
 /// An asker for one who waits, and what it waits for. While it does, `leaves` decides whether the question leaves.
 pub(crate) fn waiting(
+    question: PeerGet,
     leaves: impl FnMut() -> Leave + Send + 'static,
 ) -> (impl Asker, impl Future<Output = Result<PeerAnswer, PeerError>>) {
     let (tell, told) = oneshot::channel();
     let answer = async { told.await.unwrap_or_else(|_| Err(PeerError::broke_off("the link was closed"))) };
-    (Waiting { tell: Some(tell), leaves }, answer)
+    (Waiting { question, tell: Some(tell), leaves }, answer)
 }
 
 struct Waiting<L> {
+    question: PeerGet,
     /// `None` once it is told.
     tell: Option<oneshot::Sender<Result<PeerAnswer, PeerError>>>,
     leaves: L,
 }
 
 impl<L: FnMut() -> Leave + Send + 'static> Asker for Waiting<L> {
+    fn question(&self) -> &PeerGet {
+        &self.question
+    }
+
     fn leaves(&mut self) -> Leave {
         match &self.tell {
             Some(tell) if !tell.is_closed() => (self.leaves)(),

@@ -19,10 +19,11 @@ impl Group {
     ///
     /// [`Error`] can be asked what went wrong, and whether to try again.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
-        if let Some(answer) = self.0.get_now(key.as_ref()) {
+        let key = key.as_ref();
+        if let Some(answer) = self.0.get_now(key) {
             return Ok(answer.value);
         }
-        Ok(self.lookup(key, TIMEOUT_DEFAULT).await?.value)
+        Ok(self.0.fetch(key, TIMEOUT_DEFAULT).await?.value)
     }
 
     /// The value of `key` with what is known of it: version, age, ttl left, and how it was come by. Waits for `timeout` at

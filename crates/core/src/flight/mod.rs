@@ -38,15 +38,20 @@ use std::{
     future::Future,
     hash::BuildHasher,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::Notify, time::Instant};
+use smallvec::SmallVec;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 pub use key_state::UNDER_WAY_MAX;
 use key_state::{FlightId, KeyState};
@@ -60,8 +65,13 @@ pub const FLIGHTS_MAX: usize = 65_536;
 /// Locks per table: enough that two cores seldom meet at one, few enough to walk when slots move.
 const SHARD_COUNT: usize = 64;
 
-type Keys<T> = HashMap<Key, KeyState<Arc<Flight<T>>>, RandomState>;
+type Keys<T> = HashTable<Row<T>>;
 type Shard<T> = Mutex<Keys<T>>;
+
+struct Row<T> {
+    key: Key,
+    state: KeyState<Arc<Flight<T>>>,
+}
 
 /// A table of flights. Cheap to clone.
 pub struct Flights<T>(Arc<Table<T>>);
@@ -77,14 +87,22 @@ struct Table<T> {
 struct Flight<T> {
     table: Arc<Table<T>>,
     key: Key,
+    hash: u64,
     id: FlightId,
-    /// Which shard of the table has the key.
-    shard: usize,
-    result: OnceLock<Option<T>>,
-    landed: Notify,
+    end: Mutex<End<T>>,
     is_cleared: AtomicBool,
     cleared: Notify,
     abandoned: Notify,
+}
+
+/// A flight's end, and who is to hear of it.
+struct End<T> {
+    /// `Some(None)`: the leader went without a result.
+    result: Option<Option<T>>,
+    /// Mostly one.
+    wakers: SmallVec<[(u64, Waker); 1]>,
+    /// Numbers those who wait.
+    next: u64,
 }
 
 /// What a caller becomes.
@@ -169,40 +187,42 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// Joins the key's open flight, or becomes the leader of a new one. Waits until `deadline` at most.
     pub fn board(&self, key: &Key, deadline: Instant) -> Boarding<T> {
-        let place = self.0.place(key);
-        let mut shard = self.0.shards[place].lock();
-        // The limit bounds memory and need not be exact to the flight.
-        if self.len() >= FLIGHTS_MAX && !shard.contains_key(key) {
-            return Boarding::Full;
-        }
-        let state = shard.entry(key.clone()).or_insert_with(KeyState::new);
+        let hash = self.0.hash(key);
+        let mut keys = self.0.shard(hash).lock();
+        let row = match keys.entry(hash, |row| row.key == *key, |row| self.0.hash(&row.key)) {
+            Entry::Occupied(row) => row.into_mut(),
+            // The limit bounds memory and need not be exact to the flight.
+            Entry::Vacant(_) if self.len() >= FLIGHTS_MAX => return Boarding::Full,
+            Entry::Vacant(row) => row.insert(Row { key: key.clone(), state: KeyState::new() }).into_mut(),
+        };
+        let state = &mut row.state;
         if let Some(flight) = state.join(deadline) {
-            return Boarding::Joined(Waiter { flight, deadline });
+            return Boarding::Joined(Waiter { flight, deadline, number: None });
         }
         let is_cleared = state.has_room();
         let id = FlightId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
         let flight = Arc::new(Flight {
             table: self.0.clone(),
             key: key.clone(),
+            hash,
             id,
-            shard: place,
-            result: OnceLock::new(),
-            landed: Notify::new(),
+            end: Mutex::new(End { result: None, wakers: SmallVec::new(), next: 0 }),
             is_cleared: AtomicBool::new(is_cleared),
             cleared: Notify::new(),
             abandoned: Notify::new(),
         });
         state.lead(id, deadline, flight.clone());
-        drop(shard);
+        drop(keys);
         self.0.len.fetch_add(1, Ordering::Relaxed);
-        Boarding::Leads(Leader { flight: flight.clone() }, Waiter { flight, deadline })
+        Boarding::Leads(Leader { flight: flight.clone() }, Waiter { flight, deadline, number: None })
     }
 
     /// Detaches what is under way for `key`, runs `overtake`, and lets no flight of the key land or begin meanwhile.
     pub fn overtake<R>(&self, key: &Key, overtake: impl FnOnce() -> R) -> R {
-        let mut shard = self.0.shards[self.0.place(key)].lock();
-        if let Some(state) = shard.get_mut(key) {
-            state.detach();
+        let hash = self.0.hash(key);
+        let mut keys = self.0.shard(hash).lock();
+        if let Some(row) = keys.find_mut(hash, |row| row.key == *key) {
+            row.state.detach();
         }
         overtake()
     }
@@ -210,8 +230,8 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Detaches the flights of every key that `chosen` picks.
     pub fn detach_all(&self, chosen: impl Fn(&Key) -> bool) {
         for shard in &self.0.shards {
-            for (_, state) in shard.lock().iter_mut().filter(|(key, _)| chosen(key)) {
-                state.detach();
+            for row in shard.lock().iter_mut().filter(|row| chosen(&row.key)) {
+                row.state.detach();
             }
         }
     }
@@ -244,28 +264,49 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> Table<T> {
-    fn place(&self, key: &Key) -> usize {
-        let hash = self.hasher.hash_one(key);
-        // The map takes the top bits and the lowest ones for itself.
-        (hash >> 32) as usize % SHARD_COUNT
+    fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key.as_bytes())
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<T> {
+        // The table takes the top bits and the lowest ones for itself.
+        &self.shards[(hash >> 32) as usize % SHARD_COUNT]
     }
 }
 
 impl<T> Flight<T> {
     fn keys(&self) -> MutexGuard<'_, Keys<T>> {
-        self.table.shards[self.shard].lock()
+        self.table.shard(self.hash).lock()
     }
 
-    /// Takes the flight out of the table.
-    fn end(&self, keys: &mut Keys<T>) {
-        let Some(state) = keys.get_mut(&self.key) else { return };
+    /// What the table knows of the key.
+    fn state<'a>(&self, keys: &'a mut Keys<T>) -> Option<&'a mut KeyState<Arc<Self>>> {
+        keys.find_mut(self.hash, |row| row.key == self.key).map(|row| &mut row.state)
+    }
+
+    /// Ends the flight. `install` makes the result and is told whether the flight is attached.
+    fn land(&self, install: impl FnOnce(bool) -> Option<T>) {
+        let mut keys = self.keys();
+        let Ok(mut row) = keys.find_entry(self.hash, |row| row.key == self.key) else { return };
+        let result = install(row.get().state.is_attached(self.id));
+        // The result is set before the flight leaves the table, so that who finds none there finds it in the store.
+        let wakers = {
+            let mut end = self.end.lock();
+            end.result = Some(result);
+            std::mem::take(&mut end.wakers)
+        };
         self.table.len.fetch_sub(1, Ordering::Relaxed);
+        let state = &mut row.get_mut().state;
         if let Some(next) = state.end(self.id) {
             next.is_cleared.store(true, Ordering::Release);
             next.cleared.notify_one();
         }
         if state.is_empty() {
-            keys.remove(&self.key);
+            row.remove();
+        }
+        drop(keys);
+        for (_, waker) in wakers {
+            waker.wake();
         }
     }
 }
@@ -274,6 +315,8 @@ impl<T> Flight<T> {
 pub struct Waiter<T: Clone> {
     flight: Arc<Flight<T>>,
     deadline: Instant,
+    /// Under which its waker is kept.
+    number: Option<u64>,
 }
 
 impl<T: Clone> Waiter<T> {
@@ -282,7 +325,7 @@ impl<T: Clone> Waiter<T> {
     /// # Errors
     ///
     /// [`WaitError`].
-    pub async fn wait(self) -> Result<T, WaitError> {
+    pub async fn wait(mut self) -> Result<T, WaitError> {
         self.wait_until(self.deadline).await
     }
 
@@ -291,29 +334,40 @@ impl<T: Clone> Waiter<T> {
     /// # Errors
     ///
     /// [`WaitError::TimedOut`] if there is no result by then.
-    pub async fn wait_until(&self, pause: Instant) -> Result<T, WaitError> {
-        let flight = &self.flight;
-        let landed = flight.landed.notified();
-        let mut landed = std::pin::pin!(landed);
-        // From here on a landing is noticed, so that the result can't slip in between the look and the wait.
-        landed.as_mut().enable();
-        if flight.result.get().is_none() && tokio::time::timeout_at(pause, landed).await.is_err() {
-            return Err(WaitError::TimedOut);
+    pub async fn wait_until(&mut self, pause: Instant) -> Result<T, WaitError> {
+        timeout_at(pause, std::future::poll_fn(|cx| self.poll(cx))).await.unwrap_or(Err(WaitError::TimedOut))
+    }
+
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<T, WaitError>> {
+        let mut end = self.flight.end.lock();
+        if let Some(result) = &end.result {
+            return Poll::Ready(result.clone().ok_or(WaitError::LeaderLost));
         }
-        match flight.result.get() {
-            Some(Some(result)) => Ok(result.clone()),
-            _ => Err(WaitError::LeaderLost),
+        let number = *self.number.get_or_insert(end.next);
+        match end.wakers.iter_mut().find(|(of, _)| *of == number) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => {
+                end.next += 1;
+                end.wakers.push((number, cx.waker().clone()));
+            }
         }
+        Poll::Pending
     }
 }
 
 impl<T: Clone> Drop for Waiter<T> {
     fn drop(&mut self) {
         let flight = &self.flight;
-        if flight.result.get().is_some() {
-            return;
+        {
+            let mut end = flight.end.lock();
+            if end.result.is_some() {
+                return;
+            }
+            if let Some(number) = self.number {
+                end.wakers.retain(|(of, _)| *of != number);
+            }
         }
-        if flight.keys().get_mut(&flight.key).is_some_and(|state| state.leave(flight.id)) {
+        if flight.state(&mut flight.keys()).is_some_and(|state| state.leave(flight.id)) {
             flight.abandoned.notify_one();
         }
     }
@@ -362,7 +416,7 @@ impl<T: Clone> Leader<T> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let flight = &self.flight;
-        flight.keys().get(&flight.key).and_then(|state| state.deadline(flight.id))
+        flight.state(&mut flight.keys()).and_then(|state| state.deadline(flight.id))
     }
 
     /// Seals the flight.
@@ -379,26 +433,16 @@ impl<T: Clone> Leader<T> {
     /// Ends the flight. `install` makes the result and is told whether it may be kept: whether the flight is still
     /// attached. Nothing can [overtake](Flights::overtake) the key between that and the end of `install`.
     pub fn land(self, install: impl FnOnce(bool) -> T) {
-        let flight = &self.flight;
-        let mut keys = flight.keys();
-        let attached = keys.get(&flight.key).is_some_and(|state| state.is_attached(flight.id));
-        let result = install(attached);
-        // Results are set before the flight leaves the table, so that who finds none there finds it in the store.
-        let _first = flight.result.set(Some(result));
-        flight.end(&mut keys);
-        drop(keys);
-        flight.landed.notify_waiters();
+        self.flight.land(|attached| Some(install(attached)));
     }
 }
 
 impl<T: Clone> Drop for Leader<T> {
     fn drop(&mut self) {
-        let flight = &self.flight;
-        if flight.result.set(None).is_err() {
-            return;
+        // After a landing there is nothing left to end.
+        if self.flight.end.lock().result.is_none() {
+            self.flight.land(|_| None);
         }
-        flight.end(&mut flight.keys());
-        flight.landed.notify_waiters();
     }
 }
 
@@ -412,7 +456,7 @@ pub enum Sealed {
 }
 
 fn seal<T>(flight: &Flight<T>) -> Sealed {
-    match flight.keys().get_mut(&flight.key).and_then(|state| state.seal(flight.id)) {
+    match flight.state(&mut flight.keys()).and_then(|state| state.seal(flight.id)) {
         Some(deadline) => Sealed::Until(deadline),
         None => Sealed::Abandoned,
     }

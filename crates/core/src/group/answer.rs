@@ -66,14 +66,15 @@ impl Answer {
         } else {
             Outcome::Stale { by: now.since(meta.fresh_until) }
         };
-        let ttl_left = ttl_left(meta.fresh_until, now);
+        let ttl_left = (meta.fresh_until != Moment::NEVER).then(|| meta.fresh_until.since(now));
         Self { value, version: Some(meta.version), load_start: meta.load_start, ttl_left, outcome }
     }
 
-    pub(super) fn from_flight(fetched: Fetched, collapsed: bool, now: Moment) -> Self {
+    pub(super) fn from_flight(fetched: Fetched, collapsed: bool, now: impl FnOnce() -> Moment) -> Self {
         let Fetched { value, version, load_start, fresh_until, source, stored } = fetched;
         let outcome = Outcome::Miss { source, collapsed, stored };
-        Self { value, version, load_start, ttl_left: ttl_left(fresh_until, now), outcome }
+        let ttl_left = (fresh_until != Moment::NEVER).then(|| fresh_until.since(now()));
+        Self { value, version, load_start, ttl_left, outcome }
     }
 
     pub(super) fn nothing(load_start: Reading) -> Self {
@@ -97,10 +98,6 @@ impl Answer {
         let meta = self.version.map(|version| PeerMeta { version, age, ttl_left: self.ttl_left });
         PeerAnswer::Found { value: self.value, meta, lease: None }
     }
-}
-
-fn ttl_left(fresh_until: Moment, now: Moment) -> Option<Duration> {
-    (fresh_until != Moment::NEVER).then(|| fresh_until.since(now))
 }
 
 /// What a flight brings to all who wait for it.

@@ -39,7 +39,7 @@ impl Group {
         match place {
             Place::At(owner) if leader.is_cleared() => {
                 let question = self.question(leader.key(), AskedAs::Owner, deadline);
-                owner.ask(question, FirstAsk { group: self.clone(), slot, leader: Some(leader) });
+                owner.ask(FirstAsk { question, group: self.clone(), slot, leader: Some(leader) });
             }
             _ => drop(tokio::spawn(self.clone().ask(leader, slot, None))),
         }
@@ -111,8 +111,9 @@ impl Group {
     async fn ask_peer(&self, leader: &Leader<Landing>, peer: &Arc<Peer>, asked_as: AskedAs) -> Asked {
         loop {
             let sealer = leader.sealer();
-            let (asker, answer) = waiting(move || leave(sealer.seal()));
-            peer.ask(self.question(leader.key(), asked_as, latest(leader)), asker);
+            let question = self.question(leader.key(), asked_as, latest(leader));
+            let (asker, answer) = waiting(question, move || leave(sealer.seal()));
+            peer.ask(asker);
             let asked = answer.await;
             if !is_early(&asked, leader) {
                 return asked;
@@ -135,9 +136,8 @@ impl Group {
 
     fn found(&self, value: Option<Value>, meta: Option<PeerMeta>) -> Fetched {
         self.0.stats.loads.of(Source::Peer).add(1);
-        let now = self.now();
         let fresh_until = match meta.and_then(|meta| meta.ttl_left) {
-            Some(left) => now + left,
+            Some(left) => self.now() + left,
             None => Moment::NEVER,
         };
         let load_start = self.0.node.reading_before(meta.map_or(Duration::ZERO, |meta| meta.age));
@@ -178,6 +178,7 @@ fn leave(sealed: Sealed) -> Leave {
 
 /// Who asks a flight's first question, which is the only one mostly.
 struct FirstAsk {
+    question: PeerGet,
     group: Group,
     slot: Slot,
     /// `None` once it has landed.
@@ -185,12 +186,16 @@ struct FirstAsk {
 }
 
 impl Asker for FirstAsk {
+    fn question(&self) -> &PeerGet {
+        &self.question
+    }
+
     fn leaves(&mut self) -> Leave {
         self.leader.as_ref().map_or(Leave::Not, |leader| leave(leader.seal()))
     }
 
     fn answered(&mut self, answer: Asked) {
-        let Self { group, slot, leader } = self;
+        let Self { group, slot, leader, .. } = self;
         let Some(leader) = leader.take() else { return };
         let asked = match answer {
             Ok(PeerAnswer::Found { value, meta, lease: _ }) => {

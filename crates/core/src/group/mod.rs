@@ -172,9 +172,18 @@ impl Group {
     /// may answer. That there is no value is not an error.
     pub async fn get(&self, key: impl AsRef<[u8]>, timeout: Duration) -> Result<Answer, Error> {
         let key = key.as_ref();
-        if let Some(answer) = self.get_now(key) {
-            return Ok(answer);
+        match self.get_now(key) {
+            Some(answer) => Ok(answer),
+            None => self.fetch(key, timeout).await,
         }
+    }
+
+    /// What [`get`](Self::get) does for a key that [`get_now`](Self::get_now) has no answer for.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn fetch(&self, key: &[u8], timeout: Duration) -> Result<Answer, Error> {
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let answer = self.miss(Key::copy_from(key)?, deadline).await;
         self.counted_result(answer)
@@ -295,7 +304,7 @@ impl Group {
     /// Waits for a flight, or is content with a stale value where the group allows it. `None`: the key went elsewhere.
     async fn settle(&self, key: &Key, boarded: Boarded, deadline: Instant) -> Result<Option<Answer>, Error> {
         let Inner { stats, config, .. } = &*self.0;
-        let Boarded { waiter, collapsed } = boarded;
+        let Boarded { mut waiter, collapsed } = boarded;
         let landing = if config.soft_timeout.is_zero() {
             waiter.wait_until(deadline).await
         } else {
@@ -318,7 +327,7 @@ impl Group {
         }
         let error = match landing {
             Ok(Landing::Fetched(fetched)) => {
-                return Ok(Some(Answer::from_flight(fetched, collapsed, self.now())));
+                return Ok(Some(Answer::from_flight(fetched, collapsed, || self.now())));
             }
             Ok(Landing::Elsewhere) => return Ok(None),
             Ok(Landing::Failed(error)) => error,

@@ -142,9 +142,9 @@ async fn silent(mut held: watch::Receiver<bool>) {
 }
 
 impl PeerClient for FakeLink {
-    fn ask(self: Arc<Self>, question: PeerGet, mut asker: Box<dyn Asker>) {
+    fn ask(self: Arc<Self>, mut asker: Box<dyn Asker>) {
         tokio::spawn(async move {
-            let PeerGet { group, key, asked_as, deadline, value_len_max } = question;
+            let PeerGet { group, key, asked_as, deadline, value_len_max } = asker.question().clone();
             let reached = self.reach(deadline, async |node| {
                 let Leave::Until(deadline) = asker.leaves() else {
                     return Err(PeerError::not_sent("nobody waits for the answer any more"));

@@ -113,8 +113,8 @@ where
     L: FnMut(Instant) -> Leave + Send + 'static,
 {
     let deadline = question.deadline;
-    let (asker, answer) = waiting(move || leaves(deadline));
-    link.clone().ask(question, Box::new(asker));
+    let (asker, answer) = waiting(question, move || leaves(deadline));
+    link.clone().ask(Box::new(asker));
     answer
 }
 

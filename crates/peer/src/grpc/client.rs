@@ -12,7 +12,7 @@ use http::{
 };
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Standing, Transport, Version,
-    peer::{Asker, PeerError, PeerGet, PeerWrite},
+    peer::{Asker, PeerError, PeerWrite},
 };
 use tokio::{
     sync::oneshot,
@@ -171,17 +171,17 @@ impl Drop for Place<'_> {
 }
 
 impl PeerClient for Link {
-    fn ask(self: Arc<Self>, question: PeerGet, asker: Box<dyn Asker>) {
-        let deadline = question.deadline;
-        self.lane().push(Ask::Get(question, asker), deadline);
+    fn ask(self: Arc<Self>, asker: Box<dyn Asker>) {
+        let deadline = asker.question().deadline;
+        self.lane().push(Ask::Get(asker), deadline);
     }
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {
         let deadline = request.deadline;
-        Box::pin(self.put(deadline, |tell| Ask::Write(Some(request), tell)))
+        Box::pin(self.put(deadline, |tell| Ask::Write(Some(Box::new(request)), tell)))
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
-        Box::pin(self.put(deadline, move |tell| Ask::Ping(deadline, Some(tell))))
+        Box::pin(self.put(deadline, |tell| Ask::Ping(Some(tell))))
     }
 }

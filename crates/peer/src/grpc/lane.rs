@@ -16,13 +16,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::Stream;
 use http::Uri;
-use larder_core::{
-    Standing,
-    peer::{PeerError, PeerWrite, WriteOp},
-};
+use larder_core::{Standing, peer::PeerError};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -33,9 +29,10 @@ use super::{
     convert,
     dial::{Dialled, dial},
     limits,
-    pending::{Ask, Leaving, Pending, Settled, Unanswered, Waiting, len_of, overloaded},
+    outbox::Outbox,
+    pending::{Ask, Pending, Settled, Unanswered, Waiting, overloaded},
     pieces,
-    proto::{self, Frame, Request, request::Op},
+    proto::Frame,
 };
 
 /// One connection of a link and what belongs to it.
@@ -126,20 +123,20 @@ impl Lane {
         match &state.phase {
             Phase::Closed => {
                 drop(state);
-                ask.settle(Err(PeerError::not_sent("the link is closed")));
+                ask.settled(Err(PeerError::not_sent("the link is closed"))).tell();
                 return None;
             }
             Phase::Down { until, reason } if Instant::now() < *until => {
                 let error = PeerError::not_sent(reason.as_str());
                 drop(state);
-                ask.settle(Err(error));
+                ask.settled(Err(error)).tell();
                 return None;
             }
             _ => {}
         }
         if !state.pending.has_room() {
             drop(state);
-            ask.settle(Err(overloaded()));
+            ask.settled(Err(overloaded())).tell();
             return None;
         }
         let id = state.pending.push(ask, deadline);
@@ -196,8 +193,8 @@ impl Lane {
 
     fn settle(&self, settled: Vec<Settled>) {
         self.load.fetch_sub(settled.len(), Ordering::Relaxed);
-        for (waiting, outcome) in settled {
-            waiting.settle(outcome);
+        for settled in settled {
+            settled.tell();
         }
     }
 
@@ -431,7 +428,7 @@ impl Stream for Outgoing {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(hello));
         }
-        let (mut leaving, mut abandoned) = (Vec::new(), Vec::new());
+        let (mut requests, mut abandoned) = (Outbox::default(), Vec::new());
         let chunk = {
             let mut guard = self.lane.state.lock();
             let state = &mut *guard;
@@ -439,18 +436,13 @@ impl Stream for Outgoing {
                 return Poll::Ready(None);
             }
             if matches!(state.phase, Phase::Up) {
-                let mut len = 0;
-                while len < limits::FRAME_LEN && leaving.len() < limits::FRAME_COUNT_MAX {
-                    let Some((id, request)) = state.pending.pop(&mut abandoned) else { break };
-                    len += len_of(&request);
-                    if let Some(value) = long_value(&request) {
-                        state.pieces.send(id, value);
-                    }
-                    leaving.push((id, request));
+                while !requests.is_full() && state.pending.send(&mut requests, &mut abandoned).is_some() {}
+                for (id, value) in requests.long.drain(..) {
+                    state.pieces.send(id, value);
                 }
             }
             let chunk = state.pieces.next(|id| state.pending.is_pending(id));
-            if leaving.is_empty() && chunk.is_none() {
+            if requests.is_empty() && chunk.is_none() {
                 state.outgoing = Some(cx.waker().clone());
                 drop(guard);
                 self.lane.forget(abandoned);
@@ -461,72 +453,7 @@ impl Stream for Outgoing {
         self.lane.forget(abandoned);
         let mut frame = convert::frame(&self.lane.standing);
         frame.chunks.extend(chunk);
-        fill(&mut frame, leaving);
+        requests.fill(&mut frame);
         Poll::Ready(Some(frame))
     }
-}
-
-/// The value that follows a put in pieces.
-fn long_value(leaving: &Leaving) -> Option<Bytes> {
-    let Leaving::Write(PeerWrite { op: WriteOp::Put { value, .. }, .. }) = leaving else { return None };
-    pieces::is_long(value.len()).then(|| value.to_bytes())
-}
-
-/// Puts requests into a frame, and says that they leave.
-fn fill(frame: &mut Frame, leaving: Vec<(u64, Leaving)>) {
-    let now = Instant::now();
-    let mut groups: Vec<Arc<str>> = Vec::new();
-    frame.requests.reserve(leaving.len());
-    for (id, request) in leaving {
-        let left_ms = |deadline: Instant| convert::millis(deadline.saturating_duration_since(now));
-        let request = match request {
-            Leaving::Ping(deadline) => {
-                Request { id, left_ms: left_ms(deadline), op: Some(Op::Ping(proto::Ping {})), ..Request::default() }
-            }
-            Leaving::Get(get) => {
-                let op =
-                    proto::Get { asked_as: convert::asked_as(get.asked_as), value_len_max: get.value_len_max as u64 };
-                Request {
-                    id,
-                    group: place_of(&mut groups, get.group),
-                    key: get.key.to_bytes(),
-                    left_ms: left_ms(get.deadline),
-                    op: Some(Op::Get(op)),
-                }
-            }
-            Leaving::Write(write) => {
-                let condition = convert::condition(write.condition);
-                let op = match write.op {
-                    WriteOp::Delete => Op::Delete(proto::Delete { condition }),
-                    WriteOp::Put { value, ttl } => {
-                        let content_type = value.content_type().map(str::to_owned).unwrap_or_default();
-                        let ttl_ms = ttl.map(convert::millis);
-                        let (value, chunked_len) = match value.len() {
-                            len if pieces::is_long(len) => (Bytes::new(), len as u64),
-                            _ => (value.into_bytes(), 0),
-                        };
-                        Op::Put(proto::Put { value, content_type, ttl_ms, condition, chunked_len })
-                    }
-                };
-                Request {
-                    id,
-                    group: place_of(&mut groups, write.group),
-                    key: write.key.to_bytes(),
-                    left_ms: left_ms(write.deadline),
-                    op: Some(op),
-                }
-            }
-        };
-        frame.requests.push(request);
-    }
-    frame.groups = groups.iter().map(|group| group.to_string()).collect();
-}
-
-/// The place of a group's name among those that the frame names. Most frames name one.
-fn place_of(groups: &mut Vec<Arc<str>>, group: Arc<str>) -> u32 {
-    let place = groups.iter().position(|named| *named == group).unwrap_or_else(|| {
-        groups.push(group);
-        groups.len() - 1
-    });
-    u32::try_from(place).unwrap_or(u32::MAX)
 }

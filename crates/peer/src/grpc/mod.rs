@@ -17,6 +17,7 @@ mod dial;
 mod exchange;
 mod lane;
 pub mod limits;
+mod outbox;
 mod pending;
 mod pieces;
 mod serve;

@@ -7,31 +7,25 @@ use std::collections::VecDeque;
 
 use larder_core::{
     Error, ErrorKind, Version,
-    peer::{Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerWrite},
+    peer::{Asker, Leave, PeerAnswer, PeerError, PeerWrite},
 };
 use slab::Slab;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     convert, limits,
-    pieces::{self, Incoming},
+    outbox::Outbox,
+    pieces::Incoming,
     proto::{self, answer::Outcome},
 };
 
 /// What is asked, and who waits for the answer.
 pub(super) enum Ask {
-    Get(PeerGet, Box<dyn Asker>),
+    Get(Box<dyn Asker>),
     /// `None` once it is sent: it never is again.
-    Write(Option<PeerWrite>, oneshot::Sender<Result<Option<Version>, PeerError>>),
+    Write(Option<Box<PeerWrite>>, oneshot::Sender<Result<Option<Version>, PeerError>>),
     /// Nobody waits for the link's own.
-    Ping(Instant, Option<oneshot::Sender<Result<(), PeerError>>>),
-}
-
-/// A request on its way out.
-pub(super) enum Leaving {
-    Get(PeerGet),
-    Write(PeerWrite),
-    Ping(Instant),
+    Ping(Option<oneshot::Sender<Result<(), PeerError>>>),
 }
 
 /// A request that waits.
@@ -60,8 +54,12 @@ impl Unanswered {
     }
 }
 
-/// A request that has waited long enough, and what it came to.
-pub(super) type Settled = (Waiting, Result<Outcome, PeerError>);
+/// A request that has waited long enough: who is to be told, and what.
+pub(super) enum Settled {
+    Get(Box<dyn Asker>, Result<PeerAnswer, PeerError>),
+    Write(oneshot::Sender<Result<Option<Version>, PeerError>>, Result<Option<Version>, PeerError>),
+    Ping(Option<oneshot::Sender<Result<(), PeerError>>>, Result<(), PeerError>),
+}
 
 #[derive(Default)]
 pub(super) struct Pending {
@@ -73,13 +71,22 @@ pub(super) struct Pending {
 }
 
 impl Ask {
-    /// Tells who waits.
-    pub(super) fn settle(self, outcome: Result<Outcome, PeerError>) {
-        // Those who gave up need no answer.
+    pub(super) fn settled(self, outcome: Result<Outcome, PeerError>) -> Settled {
         match self {
-            Self::Get(_, mut asker) => asker.answered(outcome.and_then(get_answer)),
-            Self::Write(_, told) => drop(told.send(outcome.and_then(write_answer))),
-            Self::Ping(_, told) => drop(told.map(|told| told.send(outcome.map(|_| ())))),
+            Self::Get(asker) => Settled::Get(asker, outcome.and_then(get_answer)),
+            Self::Write(_, tell) => Settled::Write(tell, outcome.and_then(write_answer)),
+            Self::Ping(tell) => Settled::Ping(tell, outcome.map(drop)),
+        }
+    }
+}
+
+impl Settled {
+    /// Tells who waits. Those who gave up need no answer.
+    pub(super) fn tell(self) {
+        match self {
+            Self::Get(mut asker, answer) => asker.answered(answer),
+            Self::Write(tell, outcome) => drop(tell.send(outcome)),
+            Self::Ping(tell, outcome) => drop(tell.map(|tell| tell.send(outcome))),
         }
     }
 }
@@ -108,13 +115,13 @@ fn not_an_answer(outcome: Outcome) -> PeerError {
 }
 
 impl Waiting {
-    pub(super) fn settle(self, outcome: Result<Outcome, PeerError>) {
-        self.ask.settle(outcome);
+    fn settled(self, outcome: Result<Outcome, PeerError>) -> Settled {
+        self.ask.settled(outcome)
     }
 
     fn value_len_max(&self) -> usize {
         match &self.ask {
-            Ask::Get(get, _) => get.value_len_max,
+            Ask::Get(asker) => asker.question().value_len_max,
             _ => usize::MAX,
         }
     }
@@ -157,7 +164,7 @@ impl Pending {
 
     /// Queues the lane's own ping before all others. There is one at a time.
     pub(super) fn push_ping(&mut self, deadline: Instant) {
-        let id = self.insert(Ask::Ping(deadline, None), deadline);
+        let id = self.insert(Ask::Ping(None), deadline);
         self.queue.push_front(id);
     }
 
@@ -187,17 +194,17 @@ impl Pending {
         Some((waiting, goes_on))
     }
 
-    /// The next request to send, which counts as sent from here on. Those that nobody waits for any more go into `abandoned`.
-    pub(super) fn pop(&mut self, abandoned: &mut Vec<Waiting>) -> Option<(u64, Leaving)> {
+    /// Puts the next request into `frame`, where it counts as sent. `None`: there is none that may be sent. Those that nobody
+    /// waits for any more go into `abandoned`.
+    pub(super) fn send(&mut self, frame: &mut Outbox, abandoned: &mut Vec<Waiting>) -> Option<()> {
         while self.in_flight < limits::IN_FLIGHT_MAX || self.is_ping_first() {
             let id = self.queue.pop_front()?;
             let Some(waiting) = self.get_mut(id) else { continue };
-            let leaving = match &mut waiting.ask {
-                Ask::Get(get, asker) => match asker.leaves() {
+            match &mut waiting.ask {
+                Ask::Get(asker) => match asker.leaves() {
                     Leave::Until(deadline) => {
-                        get.deadline = deadline;
                         waiting.deadline = deadline;
-                        Leaving::Get(get.clone())
+                        frame.get(id, asker.question(), deadline);
                     }
                     Leave::Not => {
                         abandoned.push(self.waiting.remove(place(id)));
@@ -205,14 +212,14 @@ impl Pending {
                     }
                 },
                 Ask::Write(write, _) => match write.take() {
-                    Some(write) => Leaving::Write(write),
+                    Some(write) => frame.write(id, *write),
                     None => continue,
                 },
-                Ask::Ping(deadline, _) => Leaving::Ping(*deadline),
-            };
+                Ask::Ping(_) => frame.ping(id, waiting.deadline),
+            }
             waiting.sent = true;
             self.in_flight += 1;
-            return Some((id, leaving));
+            return Some(());
         }
         None
     }
@@ -220,7 +227,7 @@ impl Pending {
     /// A ping goes out even where nothing else may: it says whether there will be answers.
     fn is_ping_first(&self) -> bool {
         let first = self.queue.front().and_then(|id| self.waiting.get(place(*id)));
-        first.is_some_and(|waiting| matches!(waiting.ask, Ask::Ping(..)))
+        first.is_some_and(|waiting| matches!(waiting.ask, Ask::Ping(_)))
     }
 
     /// Takes an answer. `None`: nobody waits for it, or its value is still to come.
@@ -251,7 +258,7 @@ impl Pending {
             Some(outcome) => Ok(outcome),
             None => Err(PeerError::broke_off("it answered something that only a newer node knows")),
         };
-        Ok(self.remove(id).map(|(waiting, goes_on)| ((waiting, result), goes_on)))
+        Ok(self.remove(id).map(|(waiting, goes_on)| (waiting.settled(result), goes_on)))
     }
 
     /// Takes a piece of an answer's value. `None`: nobody waits for it, or more is to come.
@@ -264,7 +271,7 @@ impl Pending {
         let Some(partial) = &mut waiting.partial else { return Err("a chunk came before its answer") };
         let Some(value) = partial.1.add(&chunk.data)? else { return Ok(None) };
         let found = proto::Found { value: Some(value), ..std::mem::take(&mut partial.0) };
-        Ok(self.remove(chunk.id).map(|(waiting, goes_on)| ((waiting, Ok(Outcome::Found(found))), goes_on)))
+        Ok(self.remove(chunk.id).map(|(waiting, goes_on)| (waiting.settled(Ok(Outcome::Found(found))), goes_on)))
     }
 
     /// Takes out those whose deadline has passed, and says when the next one passes.
@@ -273,7 +280,7 @@ impl Pending {
         for id in late {
             if let Some((waiting, _)) = self.remove(id) {
                 let late = waiting.late();
-                settled.push((waiting, Err(late)));
+                settled.push(waiting.settled(Err(late)));
             }
         }
         self.waiting.iter().map(|(_, waiting)| waiting.deadline).min()
@@ -285,7 +292,7 @@ impl Pending {
         self.in_flight = 0;
         settled.extend(self.waiting.drain().map(|waiting| {
             let error = waiting.unanswered(why);
-            (waiting, Err(error))
+            waiting.settled(Err(error))
         }));
     }
 
@@ -295,7 +302,7 @@ impl Pending {
         let sent: Vec<u64> = self.waiting.iter().filter(|(_, it)| it.sent).map(|(_, it)| it.id).collect();
         for id in sent.into_iter().rev() {
             let Some(waiting) = self.get_mut(id) else { continue };
-            if matches!(waiting.ask, Ask::Get(..)) && !waiting.repeated {
+            if matches!(waiting.ask, Ask::Get(_)) && !waiting.repeated {
                 waiting.sent = false;
                 waiting.repeated = true;
                 waiting.partial = None;
@@ -303,7 +310,7 @@ impl Pending {
                 self.queue.push_front(id);
             } else if let Some((waiting, _)) = self.remove(id) {
                 let error = waiting.unanswered(why);
-                settled.push((waiting, Err(error)));
+                settled.push(waiting.settled(Err(error)));
             }
         }
     }
@@ -318,21 +325,6 @@ pub(super) fn overloaded() -> PeerError {
     PeerError::Answered(Error::new(ErrorKind::Overloaded, "too many requests to the key's owner are under way"))
 }
 
-/// The bytes that a request takes in a frame, about.
-pub(super) fn len_of(leaving: &Leaving) -> usize {
-    const FIXED: usize = 40;
-    match leaving {
-        Leaving::Get(get) => FIXED + get.key.as_bytes().len(),
-        Leaving::Write(write) => match &write.op {
-            larder_core::peer::WriteOp::Put { value, .. } if !pieces::is_long(value.len()) => {
-                FIXED + write.key.as_bytes().len() + value.len()
-            }
-            _ => FIXED + write.key.as_bytes().len(),
-        },
-        Leaving::Ping(_) => FIXED,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,11 +333,11 @@ mod tests {
     async fn a_late_answer_does_not_meet_the_request_that_has_its_place_now() {
         let mut pending = Pending::default();
         let deadline = Instant::now();
-        let given_up = pending.push(Ask::Ping(deadline, None), deadline);
-        assert!(pending.pop(&mut Vec::new()).is_some());
+        let given_up = pending.push(Ask::Ping(None), deadline);
+        assert!(pending.send(&mut Outbox::default(), &mut Vec::new()).is_some());
         assert!(pending.remove(given_up).is_some());
-        let next = pending.push(Ask::Ping(deadline, None), deadline);
-        assert!(pending.pop(&mut Vec::new()).is_some());
+        let next = pending.push(Ask::Ping(None), deadline);
+        assert!(pending.send(&mut Outbox::default(), &mut Vec::new()).is_some());
         assert_eq!(place(given_up), place(next));
         let pong = |id| proto::Answer { id, outcome: Some(Outcome::Pong(proto::Ping {})) };
         assert!(matches!(pending.answer(pong(given_up)), Ok(None)));

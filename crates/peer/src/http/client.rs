@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper_util::client::legacy::connect::HttpConnector;
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Transport, Value, Version,
-    peer::{Asker, Condition, Leave, PeerAnswer, PeerError, PeerGet, PeerWrite, WriteOp},
+    peer::{Asker, Condition, Leave, PeerAnswer, PeerError, PeerWrite, WriteOp},
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -130,10 +130,11 @@ impl Address {
 }
 
 impl<C: Connect> PeerClient for HttpLink<C> {
-    fn ask(self: Arc<Self>, question: PeerGet, mut asker: Box<dyn Asker>) {
+    fn ask(self: Arc<Self>, mut asker: Box<dyn Asker>) {
         tokio::spawn(async move {
-            let asked = self.watch.unless_silent(self.question(&question, &mut *asker), &*self);
-            let answer = timeout_at(question.deadline, asked).await.unwrap_or(Err(PeerError::TimedOut));
+            let deadline = asker.question().deadline;
+            let asked = self.watch.unless_silent(self.question(&mut *asker), &*self);
+            let answer = timeout_at(deadline, asked).await.unwrap_or(Err(PeerError::TimedOut));
             asker.answered(answer);
         });
     }
@@ -167,7 +168,8 @@ impl<C: Connect> PeerClient for HttpLink<C> {
 }
 
 impl<C: Connect> HttpLink<C> {
-    async fn question(&self, question: &PeerGet, asker: &mut dyn Asker) -> Result<PeerAnswer, PeerError> {
+    async fn question(&self, asker: &mut dyn Asker) -> Result<PeerAnswer, PeerError> {
+        let question = asker.question();
         let uri = self.uri(groupcache::PREFIX, &question.group, "/", question.key.as_bytes());
         let len_max = question.value_len_max;
         let asked_as = headers::asked_as(question.asked_as);
