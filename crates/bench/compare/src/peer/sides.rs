@@ -48,7 +48,7 @@ where
         let get = get.clone();
         let load = Load::start(&plan, move |index| {
             let answer = get(index);
-            async move { if answer.await { Outcome::Found } else { Outcome::Failed } }
+            async move { if answer.await { Outcome::Found } else { Outcome::Failed("no answer") } }
         });
         println!("{}", serde_json::to_string(&measured(&load.finish().await))?);
     }
