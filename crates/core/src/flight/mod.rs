@@ -45,13 +45,11 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
+use futures_util::task::AtomicWaker;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 pub use key_state::UNDER_WAY_MAX;
 use key_state::{FlightId, KeyState};
@@ -91,8 +89,9 @@ struct Flight<T> {
     id: FlightId,
     end: Mutex<End<T>>,
     is_cleared: AtomicBool,
-    cleared: Notify,
-    abandoned: Notify,
+    is_abandoned: AtomicBool,
+    /// Woken when either becomes true.
+    leader: AtomicWaker,
 }
 
 /// A flight's end, and who is to hear of it.
@@ -208,8 +207,8 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             id,
             end: Mutex::new(End { result: None, wakers: SmallVec::new(), next: 0 }),
             is_cleared: AtomicBool::new(is_cleared),
-            cleared: Notify::new(),
-            abandoned: Notify::new(),
+            is_abandoned: AtomicBool::new(false),
+            leader: AtomicWaker::new(),
         });
         state.lead(id, deadline, flight.clone());
         drop(keys);
@@ -299,7 +298,7 @@ impl<T> Flight<T> {
         let state = &mut row.get_mut().state;
         if let Some(next) = state.end(self.id) {
             next.is_cleared.store(true, Ordering::Release);
-            next.cleared.notify_one();
+            next.leader.wake();
         }
         if state.is_empty() {
             row.remove();
@@ -368,7 +367,8 @@ impl<T: Clone> Drop for Waiter<T> {
             }
         }
         if flight.state(&mut flight.keys()).is_some_and(|state| state.leave(flight.id)) {
-            flight.abandoned.notify_one();
+            flight.is_abandoned.store(true, Ordering::Release);
+            flight.leader.wake();
         }
     }
 }
@@ -394,14 +394,21 @@ impl<T: Clone> Leader<T> {
 
     /// Waits until the flight may begin: fewer than [`UNDER_WAY_MAX`] others of its key are under way.
     pub async fn cleared(&self) {
-        while !self.is_cleared() {
-            self.flight.cleared.notified().await;
-        }
+        self.until(&self.flight.is_cleared).await;
     }
 
     /// Waits until nobody waits for the result any more.
     pub async fn abandoned(&self) {
-        self.flight.abandoned.notified().await;
+        self.until(&self.flight.is_abandoned).await;
+    }
+
+    /// Only the leader's own task may wait.
+    async fn until(&self, it_is: &AtomicBool) {
+        std::future::poll_fn(|cx| {
+            self.flight.leader.register(cx.waker());
+            if it_is.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Waits for clearance and does `work`; drops it and answers `None` if everybody has left.

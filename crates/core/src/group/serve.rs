@@ -54,10 +54,7 @@ impl Group {
     /// Begins to answer a question that the store had no answer for. A load that is to be led goes into `batch`.
     fn begin_serving(&self, mut question: PeerQuestion, over: Protocol, batch: &mut Vec<Led>) -> Reply {
         // What waits must not keep the whole message that the key came in.
-        match Key::copy_from(question.key.as_bytes()) {
-            Ok(key) => question.key = key,
-            Err(error) => return Reply::Now(Err(error)),
-        }
+        question.key = question.key.detached();
         let PeerQuestion { key, deadline, .. } = &question;
         let slot = Slot::of(self.name(), key.as_bytes());
         let first = match self.part(&question, slot, over) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use larder_core::peer::{PeerGet, PeerWrite, WriteOp};
 use tokio::time::Instant;
 
@@ -18,7 +18,10 @@ const REQUEST_LEN: usize = 40;
 #[derive(Default)]
 pub(super) struct Outbox {
     groups: Vec<Arc<str>>,
+    /// Their keys are in `keys`, one behind the other, until the frame is filled: one piece of memory for all.
     requests: Vec<Request>,
+    keys: BytesMut,
+    key_ends: Vec<usize>,
     /// Values too long for a frame, each with its request's id.
     pub(super) long: Vec<(u64, Bytes)>,
     len: usize,
@@ -38,7 +41,7 @@ impl Outbox {
     pub(super) fn get(&mut self, id: u64, get: &PeerGet, deadline: Instant) {
         let PeerGet { group, key, asked_as, value_len_max, .. } = get;
         let op = proto::Get { asked_as: convert::asked_as(*asked_as), value_len_max: *value_len_max as u64 };
-        self.push(id, Some(group), key.to_bytes(), deadline, Op::Get(op));
+        self.push(id, Some(group), key.as_bytes(), deadline, Op::Get(op));
     }
 
     pub(super) fn write(&mut self, id: u64, write: PeerWrite) {
@@ -56,19 +59,21 @@ impl Outbox {
                 Op::Put(proto::Put { value, content_type, ttl_ms: ttl.map(convert::millis), condition, chunked_len })
             }
         };
-        self.push(id, Some(&write.group), write.key.to_bytes(), write.deadline, op);
+        self.push(id, Some(&write.group), write.key.as_bytes(), write.deadline, op);
     }
 
     pub(super) fn ping(&mut self, id: u64, deadline: Instant) {
-        self.push(id, None, Bytes::new(), deadline, Op::Ping(proto::Ping {}));
+        self.push(id, None, b"", deadline, Op::Ping(proto::Ping {}));
     }
 
-    fn push(&mut self, id: u64, group: Option<&Arc<str>>, key: Bytes, deadline: Instant, op: Op) {
+    fn push(&mut self, id: u64, group: Option<&Arc<str>>, key: &[u8], deadline: Instant, op: Op) {
         let now = *self.now.get_or_insert_with(Instant::now);
         self.len += REQUEST_LEN + key.len();
         let group = group.map_or(0, |group| self.place_of(group));
         let left_ms = convert::millis(deadline.saturating_duration_since(now));
-        self.requests.push(Request { id, group, key, left_ms, op: Some(op) });
+        self.keys.extend_from_slice(key);
+        self.key_ends.push(self.keys.len());
+        self.requests.push(Request { id, group, left_ms, op: Some(op), ..Request::default() });
     }
 
     /// The place of a group's name among those that the frame names. Most frames name one.
@@ -83,6 +88,11 @@ impl Outbox {
     /// Fills a frame.
     pub(super) fn fill(self, frame: &mut Frame) {
         frame.requests = self.requests;
+        let (keys, mut start) = (self.keys.freeze(), 0);
+        for (request, end) in frame.requests.iter_mut().zip(self.key_ends) {
+            request.key = keys.slice(start..end);
+            start = end;
+        }
         frame.groups = self.groups.iter().map(|group| group.to_string()).collect();
     }
 }
