@@ -14,10 +14,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{Outcome, RUNNING, command::succeeds, workspace};
+use crate::{Outcome, RUNNING, workspace};
 
 /// How long one block may take. The first builds the daemon on a fresh machine, which takes minutes on two cores.
 const BLOCK_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How long what was killed may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn check(readme: &Path) -> Outcome {
     let text = fs::read_to_string(readme).map_err(|error| format!("README.md can't be read: {error}."))?;
@@ -66,9 +69,12 @@ fn run(block: &str, time_max: Duration) -> Outcome {
     let (ended, end) = mpsc::channel();
     thread::spawn(move || ended.send(child.wait()));
     let Ok(status) = end.recv_timeout(time_max) else {
-        succeeds(&format!("kill -KILL -- -{group}"));
         let seconds = time_max.as_secs_f64();
-        return Err(format!("A README block did not end within {seconds} s:\n{block}").into());
+        // Not the shell's own kill: dash's knows no groups after `--`.
+        let killed = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
+        let is_gone = killed.is_ok_and(|killed| killed.success()) && end.recv_timeout(KILL_TIMEOUT).is_ok();
+        let left = if is_gone { "" } else { ", and could not be ended" };
+        return Err(format!("A README block did not end within {seconds} s{left}:\n{block}").into());
     };
     for copy in copies {
         drop(copy.join());
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_block_that_does_not_end_is_ended_with_all_it_started() {
         let failure = run("sleep 1000 & wait\n", Duration::from_millis(50)).unwrap_err().to_string();
-        assert!(failure.contains("did not end within 0.05 s"), "{failure}");
+        assert!(failure.contains("did not end within 0.05 s:"), "{failure}");
     }
 
     #[test]
