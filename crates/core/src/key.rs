@@ -175,7 +175,8 @@ mod tests {
                 assert_eq!((key.as_bytes(), &key.to_bytes()[..]), (&bytes[..], &bytes[..]));
             }
         }
-        let keys = ["a", "ab", &"a".repeat(40), &"b".repeat(40), "b"].map(|key| Key::copy_from(key.as_bytes()).unwrap());
+        let keys =
+            ["a", "ab", &"a".repeat(40), &"b".repeat(40), "b"].map(|key| Key::copy_from(key.as_bytes()).unwrap());
         let mut sorted = keys.clone();
         sorted.sort();
         assert_eq!(sorted.map(|key| key.to_bytes()), ["a", &"a".repeat(40), "ab", "b", &"b".repeat(40)]);

@@ -308,18 +308,10 @@ impl Group {
         let landing = if config.soft_timeout.is_zero() {
             waiter.wait_until(deadline).await
         } else {
-            let soft = waiter.wait_until(deadline.min(Instant::now() + config.soft_timeout)).await;
-            match soft {
-                Err(WaitError::TimedOut) => {
-                    if let Some(answer) = self.stale_instead(key) {
-                        // The load goes on for those who come later.
-                        let hard = Instant::now() + config.hard_timeout;
-                        tokio::spawn(async move { waiter.wait_until(hard).await.map(drop) });
-                        return Ok(Some(answer));
-                    }
-                    waiter.wait_until(deadline).await
-                }
-                landed => landed,
+            // In a box, as every get would have to make room for it.
+            match Box::pin(self.settle_softly(key, waiter, deadline)).await {
+                Ok(landing) => landing,
+                Err(stale) => return Ok(Some(stale)),
             }
         };
         if collapsed {
@@ -335,6 +327,25 @@ impl Group {
         };
         // What overtook the key also took the stale value away, so that this can't be older than an acknowledged write.
         self.stale_instead(key).map(Some).ok_or(error)
+    }
+
+    /// Waits for a flight; answers with a stale value if there is one when `soft_timeout` has passed.
+    async fn settle_softly(
+        &self,
+        key: &Key,
+        mut waiter: Waiter<Landing>,
+        deadline: Instant,
+    ) -> Result<Result<Landing, WaitError>, Answer> {
+        let config = &self.0.config;
+        let soft = waiter.wait_until(deadline.min(Instant::now() + config.soft_timeout)).await;
+        if !matches!(soft, Err(WaitError::TimedOut)) {
+            return Ok(soft);
+        }
+        let Some(answer) = self.stale_instead(key) else { return Ok(waiter.wait_until(deadline).await) };
+        // The load goes on for those who come later.
+        let hard = Instant::now() + config.hard_timeout;
+        tokio::spawn(async move { waiter.wait_until(hard).await.map(drop) });
+        Err(answer)
     }
 
     /// What a group without an origin says of a key that nobody put.
