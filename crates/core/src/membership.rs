@@ -68,6 +68,12 @@ impl Member {
             state: MemberState::Serving,
         }
     }
+
+    /// Whether it owns slots.
+    #[must_use]
+    pub fn takes_keys(&self) -> bool {
+        self.state == MemberState::Serving && self.weight > 0
+    }
 }
 
 /// A list of members: sorted by name, no name twice.

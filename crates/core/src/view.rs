@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, ErrorKind, Member, MemberState, Members,
+    Error, ErrorKind, Member, Members,
     link::Peer,
     placement::{GroupcacheRing, Placement, Slot, SlotTable},
 };
@@ -53,8 +53,7 @@ impl View {
         for (index, member) in members.iter().enumerate() {
             peers.push(if Some(index) == me { None } else { Some(link(member)?) });
         }
-        let takes_keys = |member: &Member| member.state == MemberState::Serving && member.weight > 0;
-        let takers: Box<[usize]> = (0..members.len()).filter(|index| takes_keys(&members[*index])).collect();
+        let takers: Box<[usize]> = (0..members.len()).filter(|index| members[*index].takes_keys()).collect();
         let taking = || takers.iter().map(|index| &members[*index]);
         let placement = match ring {
             Ring::Slots => {

@@ -2,9 +2,10 @@
 //!
 //! What the commands do is in [`commands`].
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, builder::TypedValueParser};
+use larder_bench::{CALLERS_MAX, Distribution};
 use larder_core::Key;
 
 use crate::{
@@ -43,6 +44,8 @@ pub enum Command {
     Owner(OwnerArgs),
     /// Shows the cluster and its groups.
     Status(StatusArgs),
+    /// Measures how many gets a node answers, and how long they take.
+    Bench(BenchArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => commands::rm::run(&args),
         Command::Owner(args) => commands::owner::run(&args),
         Command::Status(args) => commands::status::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,11 +156,15 @@ pub struct CheckArgs {
     pub set: Vec<Override>,
 }
 
+/// The variable that names the node to ask, and which one it is without.
+const NODE_ENV: &str = "LARDER_NODE";
+const NODE_DEFAULT: &str = "http://127.0.0.1:5273";
+
 /// Which node is asked.
 #[derive(Args, Clone, Debug)]
 pub struct NodeArgs {
     /// The node to ask: where it serves clients.
-    #[arg(long = "node", value_name = "URL", env = "LARDER_NODE", default_value = "http://127.0.0.1:5273")]
+    #[arg(long = "node", value_name = "URL", env = NODE_ENV, default_value = NODE_DEFAULT)]
     pub url: NodeUrl,
 }
 
@@ -206,6 +214,61 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// `larder bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// The node to ask as a client: where it serves clients [env: LARDER_NODE=] [default: http://127.0.0.1:5273].
+    #[arg(long, value_name = "URL", conflicts_with = "peer")]
+    pub node: Option<NodeUrl>,
+    /// The node to ask as another node would, over gRPC: its node.peer. The owners of keys that belong to other members
+    /// are asked themselves.
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
+    /// The group.
+    #[arg(long, value_name = "G", value_parser = group)]
+    pub group: String,
+    /// How many keys are asked for: PREFIX0, PREFIX1 and so on.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// What the keys begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "key:")]
+    pub prefix: String,
+    /// How gets are spread over the keys: zipf:0.99 (a few are popular, PREFIX0 the most) or uniform.
+    #[arg(long, value_name = "DIST", default_value = "zipf:0.99")]
+    pub dist: Distribution,
+    /// Writes all keys first, with values of so many bytes (100, 4KiB). Without it nothing is written.
+    #[arg(long, value_name = "B", value_parser = value_len)]
+    pub value_size: Option<usize>,
+    /// How many gets are under way at most, each by a caller of its own.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = callers)]
+    pub concurrency: usize,
+    /// Starts so many gets a second, whatever became of those before, and counts how long they took from when they were due
+    /// (an open loop). Without it each caller asks again as soon as it has its answer (a closed loop).
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// For how long.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    pub duration: Duration,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl BenchArgs {
+    /// The node to ask as a client.
+    ///
+    /// # Errors
+    ///
+    /// If none is given, and `LARDER_NODE` is no node's address.
+    pub fn node(&self) -> Result<NodeUrl, String> {
+        match &self.node {
+            Some(node) => Ok(node.clone()),
+            // No NodeArgs: clap would have the variable conflict with --peer.
+            None => env::var(NODE_ENV).as_deref().unwrap_or(NODE_DEFAULT).parse(),
+        }
+    }
+}
+
 fn group(text: &str) -> Result<String, larder_core::Error> {
     larder_core::check_group_name(text).map(|()| text.to_owned())
 }
@@ -220,6 +283,29 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration > Duration::ZERO => Ok(duration),
         _ => Err("expected a duration such as 500ms or 10s".to_owned()),
     }
+}
+
+/// The longest values that are written for a benchmark: longer ones no group takes.
+const VALUE_LEN_MAX: u64 = 1 << 30;
+
+fn value_len(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytesize::ByteSize(len)) if len <= VALUE_LEN_MAX => usize::try_from(len).map_err(|error| error.to_string()),
+        _ => Err("expected a size such as 100 or 4KiB, at most 1GiB".to_owned()),
+    }
+}
+
+fn callers(text: &str) -> Result<usize, String> {
+    let callers = text.parse().ok().filter(|callers| (1..=CALLERS_MAX).contains(callers));
+    callers.ok_or_else(|| format!("expected a whole number from 1 to {CALLERS_MAX}"))
+}
+
+/// The most gets a second that are tried for: more than the machines there are can send.
+const RATE_MAX: f64 = 1e8;
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= RATE_MAX);
+    rate.ok_or_else(|| format!("expected gets a second: more than 0, at most {RATE_MAX}"))
 }
 
 #[cfg(test)]

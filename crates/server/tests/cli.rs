@@ -238,7 +238,8 @@ fn owner_tells_who_owns_a_key_and_who_stands_in() {
 #[test]
 fn wrong_usage_asks_nobody() {
     let long = "k".repeat(1025);
-    let cases: [&[&str]; 12] = [
+    let too_long = "k".repeat(1024);
+    let cases: [&[&str]; 25] = [
         &[],
         &["fly"],
         &["get", "users"],
@@ -251,6 +252,19 @@ fn wrong_usage_asks_nobody() {
         &["serve", "--set", "node.workers"],
         &["serve", "--origin", "redis://x/{key}"],
         &["check"],
+        &["bench"],
+        &["bench", "--group", "Users"],
+        &["bench", "--group", "g", "--keys", "0"],
+        &["bench", "--group", "g", "--prefix", &too_long],
+        &["bench", "--group", "g", "--dist", "normal"],
+        &["bench", "--group", "g", "--value-size", "2GiB"],
+        &["bench", "--group", "g", "--concurrency", "0"],
+        &["bench", "--group", "g", "--concurrency", "65537"],
+        &["bench", "--group", "g", "--duration", "0s"],
+        &["bench", "--group", "g", "--rate", "0"],
+        &["bench", "--group", "g", "--rate", "nan"],
+        &["bench", "--group", "g", "--peer", "nowhere"],
+        &["bench", "--group", "g", "--peer", "127.0.0.1:1", "--node", "http://127.0.0.1:1"],
     ];
     for args in cases {
         let output = larder().args(args).env("LARDER_NODE", "http://127.0.0.1:1").output().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! It speaks through hyper and not through reqwest, whose URLs turn a key like `..` or `%2e%2e` into another path.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::{Exit, Failure};
 
 /// How long a connection may take: longer than a lost packet, shorter than patience.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take to begin, and each part of it to follow: a node answers within 10 s unless asked otherwise.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,10 +57,16 @@ impl FromStr for NodeUrl {
     }
 }
 
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// An error as a node tells it (RFC 9457).
 #[derive(Deserialize)]
-struct Problem {
-    r#type: String,
+pub(super) struct Problem {
+    pub(super) r#type: String,
     title: String,
     #[serde(default)]
     detail: String,
@@ -85,7 +91,61 @@ fn encode(key: &Key) -> String {
     }
 }
 
-/// Asks a node, and waits for its answer to begin.
+/// A client of one node, which keeps its connections for the next requests.
+pub(super) struct NodeClient {
+    http: Client<HttpConnector, Full<Bytes>>,
+    node: NodeUrl,
+}
+
+impl NodeClient {
+    pub(super) fn new(node: NodeUrl) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        Self { http: Client::builder(TokioExecutor::new()).build(connector), node }
+    }
+
+    /// Waits for an answer to begin, whatever it is and however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// If the node can't be reached.
+    pub(super) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let node = &self.node;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{node}{path}"))
+            .body(Full::new(body))
+            .map_err(|error| Failure::usage(format!("{node} can't be asked: {error}")))?;
+        self.http.request(request).await.map_err(|error| unreachable(node, &innermost(&error)))
+    }
+
+    /// Waits for an answer to begin.
+    ///
+    /// # Errors
+    ///
+    /// If the node can't be reached, or its answer is an error.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let response = match tokio::time::timeout(ANSWER_TIMEOUT, self.send(method, path, body)).await {
+            Ok(response) => response?,
+            Err(_) => return Err(unreachable(&self.node, "it did not answer in time")),
+        };
+        if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
+    }
+
+    /// Asks for JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ask`](Self::ask), and if something else comes.
+    pub(super) async fn ask_json(&self, path: &str) -> Result<serde_json::Value, Failure> {
+        let response = self.ask(Method::GET, path, Bytes::new()).await?;
+        serde_json::from_slice(&whole(response).await?)
+            .map_err(|error| Failure::failed(format!("{} does not answer as a Larder node does: {error}", self.node)))
+    }
+}
+
+/// Asks a node once, and waits for its answer to begin.
 ///
 /// # Errors
 ///
@@ -96,29 +156,12 @@ pub(super) async fn ask(
     path: &str,
     body: Bytes,
 ) -> Result<Response<Incoming>, Failure> {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.set_nodelay(true);
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-
-    let request = Request::builder()
-        .method(method)
-        .uri(format!("{}{path}", node.0))
-        .body(Full::new(body))
-        .map_err(|error| Failure::usage(format!("{} can't be asked: {error}", node.0)))?;
-    let response = match tokio::time::timeout(ANSWER_TIMEOUT, client.request(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(unreachable(node, &innermost(&error))),
-        Err(_) => return Err(unreachable(node, "it did not answer in time")),
-    };
-    if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
+    NodeClient::new(node.clone()).ask(method, path, body).await
 }
 
-/// Asks a node for JSON.
+/// Asks a node for JSON once.
 pub(super) async fn ask_json(node: &NodeUrl, path: &str) -> Result<serde_json::Value, Failure> {
-    let response = ask(node, Method::GET, path, Bytes::new()).await?;
-    serde_json::from_slice(&whole(response).await?)
-        .map_err(|error| Failure::failed(format!("{} does not answer as a Larder node does: {error}", node.0)))
+    NodeClient::new(node.clone()).ask_json(path).await
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
@@ -136,7 +179,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
 fn unreachable(node: &NodeUrl, reason: &str) -> Failure {
     Failure::new(
         Exit::Unreachable,
-        format!("could not reach {}: {reason}; start a node there or name another with --node", node.0),
+        format!("could not reach {node}: {reason}; start a node there or name another with --node"),
     )
 }
 
@@ -149,10 +192,14 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
+/// The error that an answer tells; `None` if it is no Larder node's.
+pub(super) async fn problem(response: Response<Incoming>) -> Option<Problem> {
+    serde_json::from_slice(&whole(response).await.ok()?).ok()
+}
+
 async fn refused(response: Response<Incoming>) -> Failure {
     let status = response.status();
-    let problem = whole(response).await.ok().and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
-    let Some(problem) = problem else {
+    let Some(problem) = problem(response).await else {
         return Failure::failed(format!("the node answered {status}, which no Larder node would: is it one?"));
     };
     let exit = match (status, problem.r#type.as_str()) {

@@ -4,6 +4,7 @@ use std::{fmt, io, path::Path, process::ExitCode};
 
 use crate::config::{Mistake, Mistakes, Place};
 
+pub mod bench;
 pub mod check;
 mod client;
 pub mod demo;
@@ -106,6 +107,15 @@ fn wait_for<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Fa
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("the process can't wait for the network: {error}")))?
+        .block_on(future)
+}
+
+/// Runs a command that has work for all cores.
+fn run_on_threads<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("threads can't be started: {error}")))?
         .block_on(future)
 }
 

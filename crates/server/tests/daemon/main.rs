@@ -5,6 +5,7 @@
 #[path = "../http/answer.rs"]
 #[expect(dead_code, reason = "the fuzzing test needs less of it than the tests of the listener")]
 mod answer;
+mod bench;
 #[path = "../http/broken.rs"]
 mod broken;
 mod client;

@@ -16,7 +16,7 @@ use self::{
     cluster::{Cluster, Counts, ORIGIN_DELAY},
     screen::Screen,
 };
-use super::Failure;
+use super::{Failure, run_on_threads};
 use crate::{cli::DemoArgs, logging};
 
 /// Callers of each node: enough that their gets overlap, few enough that latencies are the cluster's and not the machine's.
@@ -36,9 +36,7 @@ const PRINT_EVERY: Duration = Duration::from_secs(1);
 /// If the cluster can't start.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start(&args.log.level, args.log.format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::failed(format!("threads can't be started: {error}")))?;
-    runtime.block_on(demo(args))
+    run_on_threads(demo(args))
 }
 
 async fn demo(args: &DemoArgs) -> Result<(), Failure> {
