@@ -25,8 +25,8 @@ pub(crate) enum Timetable {
         per_second: f64,
         /// How many gets are due before the end.
         total: u64,
-        /// How many of them callers have taken. Whoever holds this waits for the clock, and the other callers for him:
-        /// one task watches the time and not one each.
+        /// How many of them callers have taken. Whoever holds this waits for the clock, and the other callers wait for
+        /// the holder: one task watches the time, and not one each.
         taken: Mutex<u64>,
     },
 }

@@ -220,8 +220,7 @@ pub struct BenchArgs {
     /// The node to ask as a client: where it serves clients [env: LARDER_NODE=] [default: http://127.0.0.1:5273].
     #[arg(long, value_name = "URL", conflicts_with = "peer")]
     pub node: Option<NodeUrl>,
-    /// The node to ask as another node would, over gRPC: its node.peer. The owners of keys that belong to other members
-    /// are asked themselves.
+    /// The node to ask as another node would, over gRPC: its node.peer. Of keys that other members own those are asked.
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<String>,
     /// The group.
