@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
+    io,
     process::{Command, Stdio},
 };
 
@@ -17,8 +18,18 @@ pub(crate) fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> 
 
 /// Runs a command to its end, after printing it as one would type it.
 pub(crate) fn run(command: &mut Command) -> Outcome {
+    println!("$ {}", line(command));
+    finish(command)
+}
+
+/// The same with all that is printed on stderr, for commands whose output is for programs.
+pub(crate) fn run_aside(command: &mut Command) -> Outcome {
+    eprintln!("$ {}", line(command));
+    finish(command.stdout(io::stderr()))
+}
+
+fn finish(command: &mut Command) -> Outcome {
     let line = line(command);
-    println!("$ {line}");
     let status = command.status().map_err(|error| format!("`{line}` could not be started: {error}."))?;
     if status.success() { Ok(()) } else { Err(format!("`{line}` failed ({status}).").into()) }
 }

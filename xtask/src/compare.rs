@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use crate::{
     Outcome,
     command::{cargo, run},
-    workspace,
+    needs, workspace,
 };
 
 const COMPARISON: &str = "crates/bench/compare/Cargo.toml";
@@ -15,7 +15,11 @@ const COMPARISON: &str = "crates/bench/compare/Cargo.toml";
 pub(crate) fn compare(arguments: &[&str]) -> ExitCode {
     let building = ["run", "--quiet", "--release", "--locked", "--target-dir", "target/compare", "--manifest-path"];
     let all = building.into_iter().chain([COMPARISON, "--"]).chain(arguments.iter().copied());
-    match cargo(all).status() {
+    let mut comparison = cargo(all);
+    if arguments.contains(&"peer") {
+        comparison.env(needs::WITHOUT, needs::provide_peers().to_string());
+    }
+    match comparison.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }

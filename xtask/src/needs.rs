@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, env, fmt, process::Command};
 
 use crate::{
     Outcome,
-    command::{run, succeeds},
+    command::{run_aside, succeeds},
 };
 
 /// The environment variable that tells tests what they have to do without: names of [`NEEDS`], with commas. Only a
@@ -29,13 +29,32 @@ pub(crate) struct Need {
 pub(crate) const WRK: Need =
     Need { name: "wrk", probe: "command -v wrk", debian: &["wrk"], used_by: "benchmarks over HTTP" };
 
-/// What tests need.
-const NEEDS: &[Need] = &[Need {
+const GO: Need = Need {
     name: "go",
     probe: "go version && test -d /usr/share/gocode/src/github.com/golang/groupcache",
     debian: &["golang-go", "golang-github-golang-groupcache-dev"],
     used_by: "the tests beside real golang/groupcache peers",
-}];
+};
+
+/// What tests need.
+const NEEDS: &[Need] = &[GO];
+
+/// What Larder's nodes are compared with.
+const PEERS: &[Need] = &[
+    Need { used_by: "the comparison with golang/groupcache", ..GO },
+    Need {
+        name: "redis",
+        probe: "redis-server --version",
+        debian: &["redis-server"],
+        used_by: "the comparison with Redis",
+    },
+    Need {
+        name: "memcached",
+        probe: "memcached --version",
+        debian: &["memcached"],
+        used_by: "the comparison with memcached",
+    },
+];
 
 impl Need {
     fn is_there(&self) -> bool {
@@ -76,18 +95,9 @@ impl fmt::Display for Without {
     }
 }
 
-/// Installs what is missing, and says in `without` what could not be had.
+/// Installs what tests need, and says in `without` what could not be had.
 pub(crate) fn provide(without: &mut Without) -> Outcome {
-    *without = Without::asked_for();
-    let missing: Vec<&Need> = missing(without);
-    if !missing.is_empty()
-        && may_install()
-        && let Err(error) = install(&missing)
-    {
-        println!("{error}");
-    }
-    let missing = self::missing(without);
-    without.0.extend(missing.iter().map(|need| need.name.to_owned()));
+    *without = install_missing(NEEDS);
     let verdict = verdict(without, env::var(CI).is_ok_and(|value| value == "true"));
     for need in NEEDS {
         println!("{:<8} {}", need.name, if without.0.contains(need.name) { "left out" } else { "there" });
@@ -95,8 +105,35 @@ pub(crate) fn provide(without: &mut Without) -> Outcome {
     verdict
 }
 
-fn missing(without: &Without) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !without.0.contains(need.name) && !need.is_there()).collect()
+/// Installs what a comparison of nodes needs, and tells on stderr what has to be left out of it.
+pub(crate) fn provide_peers() -> Without {
+    let without = install_missing(PEERS);
+    left_out(PEERS, &without).for_each(|line| eprintln!("{line} It is left out."));
+    without
+}
+
+/// What there is to do without, once what could be installed is.
+fn install_missing(needs: &'static [Need]) -> Without {
+    let mut without = Without::asked_for();
+    let missing = |without: &Without| -> Vec<&Need> {
+        needs.iter().filter(|need| !without.0.contains(need.name) && !need.is_there()).collect()
+    };
+    let to_install = missing(&without);
+    if !to_install.is_empty()
+        && may_install()
+        && let Err(error) = install(&to_install)
+    {
+        eprintln!("{error}");
+    }
+    let missing = missing(&without);
+    without.0.extend(missing.iter().map(|need| need.name.to_owned()));
+    without
+}
+
+/// A sentence for each need that is left out.
+fn left_out(needs: &[Need], without: &Without) -> impl Iterator<Item = String> {
+    let left_out = needs.iter().filter(|need| without.0.contains(need.name));
+    left_out.map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.used_by, need.debian.join(" ")))
 }
 
 fn may_install() -> bool {
@@ -105,11 +142,13 @@ fn may_install() -> bool {
 
 fn install(missing: &[&Need]) -> Outcome {
     let packages = missing.iter().flat_map(|need| need.debian);
-    run(Command::new("apt-get").args(["-q", "update"]))?;
-    run(Command::new("apt-get")
-        .args(["-qy", "install", "--no-install-recommends"])
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive"))
+    run_aside(Command::new("apt-get").args(["-q", "update"]))?;
+    run_aside(
+        Command::new("apt-get")
+            .args(["-qy", "install", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
 }
 
 /// Tells what is left out, and how to change that; fails where nothing may be.
@@ -118,11 +157,7 @@ fn verdict(without: &Without, decides: bool) -> Outcome {
         let names = NEEDS.iter().map(|need| need.name).collect::<Vec<_>>().join(", ");
         return Err(format!("{WITHOUT} names `{unknown}`; it can name {names}.").into());
     }
-    let left_out: Vec<String> = NEEDS
-        .iter()
-        .filter(|need| without.0.contains(need.name))
-        .map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.used_by, need.debian.join(" ")))
-        .collect();
+    let left_out: Vec<String> = left_out(NEEDS, without).collect();
     if decides && !left_out.is_empty() {
         return Err(format!("Under {CI}=true no test may be left out. {}", left_out.join(" ")).into());
     }

@@ -59,7 +59,7 @@ enum What {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Arguments { what, json, systems } = Arguments::parse();
-    let all: &[&str] = if let What::Peer(_) = what { &peer::SYSTEMS } else { &systems::NAMES };
+    let all: &[&str] = if let What::Peer(_) = what { &peer::NAMES } else { &systems::NAMES };
     if let Some(unknown) = systems.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!("there is no system {unknown}; there are {}", all.join(", ")).into());
     }

@@ -24,9 +24,14 @@ pub(crate) fn key(index: u64) -> [u8; KEY_LEN] {
     key
 }
 
+/// A key as those take it who want text.
+pub(crate) fn text(key: &[u8; KEY_LEN]) -> &str {
+    str::from_utf8(key).unwrap_or_default()
+}
+
 /// The index of a key that [`key`] made.
 pub(crate) fn index(key: &[u8]) -> Option<u64> {
-    std::str::from_utf8(key.strip_prefix(b"key:")?).ok()?.parse().ok()
+    str::from_utf8(key.strip_prefix(b"key:")?).ok()?.parse().ok()
 }
 
 /// The key, over and over.

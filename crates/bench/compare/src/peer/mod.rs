@@ -3,28 +3,30 @@
 //! Two processes a system, each with one worker thread. A caller is one task with one get outstanding; keys are drawn
 //! uniformly, and the serving side holds every one of them. All systems of a case take turns within a round.
 
+mod go;
 mod keys;
 mod larder;
+mod petroniuss;
 mod process;
 mod sides;
+mod system;
+mod unary;
+mod wire;
 
 use std::{error::Error, fmt, time::Duration};
 
-use larder_core::stats::Protocol;
 use serde::Serialize;
 
 use crate::speed::median;
-use process::{Measured, Process, Turn};
+use process::Turn;
+use system::{Cost, System};
+pub(crate) use system::{NAMES, Side, side};
 
 /// What a turn costs on either side is told in hundredths of a second: shorter turns would round it too much.
 const TURN_DEFAULT: f64 = 1.0;
 
 /// Before the first round of a case, to open connections and fill what fills.
 const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Of the gets that an asker counts, so many the server must have seen. The others are callers that asked for the same
-/// key at the same moment, and shared one answer: at 512 callers and 100,000 keys some five in a thousand.
-const REMOTE_PART: f64 = 0.98;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -41,17 +43,6 @@ pub(crate) struct Options {
     seconds: f64,
 }
 
-/// One side of a system, which this program starts itself as.
-#[derive(clap::Args)]
-pub(crate) struct Side {
-    system: String,
-    /// Serves unless it is told whom to ask.
-    #[arg(long)]
-    ask: Option<String>,
-    #[arg(long)]
-    value_len: usize,
-}
-
 #[derive(Serialize)]
 pub(crate) struct Row {
     pub(crate) system: &'static str,
@@ -59,8 +50,6 @@ pub(crate) struct Row {
     pub(crate) metric: &'static str,
     pub(crate) value: f64,
 }
-
-pub(crate) const SYSTEMS: [&str; 2] = ["larder grpc", "larder http"];
 
 type Metric = (&'static str, fn(&Cost) -> f64);
 
@@ -74,18 +63,12 @@ const METRICS: [Metric; 6] = [
     ("serving_cpu_seconds_per_million", |it| it.serving_cpu_seconds * 1e6 / it.measured.gets as f64),
 ];
 
-/// A turn of one system.
-struct Cost {
-    measured: Measured,
-    asking_cpu_seconds: f64,
-    serving_cpu_seconds: f64,
-}
-
 /// Measures every case, and tells each on stderr as it is done: a run takes minutes.
 pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>, Box<dyn Error>> {
     let mut rows = Vec::new();
     for &value_len in &options.value_len {
-        let mut systems = names.iter().map(|name| System::start(name, value_len)).collect::<Result<Vec<_>, _>>()?;
+        let systems = names.iter().filter_map(|name| System::start(name, value_len).transpose());
+        let mut systems = systems.collect::<Result<Vec<_>, _>>()?;
         for &callers in &options.callers {
             let case = format!("{value_len} B, {callers} callers");
             let mut costs: Vec<Vec<Cost>> = systems.iter().map(|_| Vec::new()).collect();
@@ -102,66 +85,12 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
             for (system, costs) in systems.iter().zip(&costs) {
                 rows.extend(METRICS.map(|(metric, of)| {
                     let value = median(costs.iter().map(of).collect());
-                    Row { system: system.name, case: case.clone(), metric, value }
+                    Row { system: system.name(), case: case.clone(), metric, value }
                 }));
             }
         }
     }
     Ok(rows)
-}
-
-/// The process of one side.
-pub(crate) fn side(options: &Side) -> sides::Ended {
-    let Side { system, ask, value_len } = options;
-    let protocol = match system.as_str() {
-        "larder grpc" => Protocol::Grpc,
-        "larder http" => Protocol::Http,
-        _ => return Err(format!("there is no system {system}").into()),
-    };
-    sides::on_one_thread(async {
-        match ask {
-            None => larder::serve(protocol, *value_len).await,
-            Some(address) => larder::ask(protocol, address, *value_len).await,
-        }
-    })
-}
-
-/// A system at work.
-struct System {
-    name: &'static str,
-    server: Process,
-    asker: Process,
-}
-
-impl System {
-    fn start(name: &'static str, value_len: usize) -> Result<Self, Box<dyn Error>> {
-        let value_len = value_len.to_string();
-        let common = ["peer-side", name, "--value-len", &value_len];
-        let mut server = Process::start_self(&common)?;
-        let address = server.line()?;
-        let asker = Process::start_self(&[&common[..], &["--ask", &address]].concat())?;
-        Ok(Self { name, server, asker })
-    }
-
-    fn turn(&mut self, turn: Turn) -> Result<Cost, Box<dyn Error>> {
-        let answered: u64 = self.server.say("")?.parse()?;
-        let cpu = (self.asker.cpu_seconds()?, self.server.cpu_seconds()?);
-        let measured: Measured = serde_json::from_str(&self.asker.say(turn)?)?;
-        let cost = Cost {
-            asking_cpu_seconds: self.asker.cpu_seconds()? - cpu.0,
-            serving_cpu_seconds: self.server.cpu_seconds()? - cpu.1,
-            measured,
-        };
-        let Measured { gets, wrong, .. } = cost.measured;
-        let answered = self.server.say("")?.parse::<u64>()? - answered;
-        if gets == 0 || wrong > 0 {
-            return Err(format!("{}: of {gets} gets {wrong} did not bring the right value", self.name).into());
-        }
-        if (answered as f64) < gets as f64 * REMOTE_PART {
-            return Err(format!("{}: of {gets} gets the server saw {answered}", self.name).into());
-        }
-        Ok(cost)
-    }
 }
 
 /// The rows as people read them: a case, then a line a system.

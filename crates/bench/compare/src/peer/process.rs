@@ -1,12 +1,12 @@
 //! The two processes of a system: the one that serves and the one that asks. Each is told what to do by lines of text.
 //!
-//! A *server* prints its address once it holds every key, then answers each line with the number of gets it has answered
-//! so far. An *asker* answers each line, a [`Turn`], with a line that is a [`Measured`]. Both end when their input does.
+//! A *server* prints its address and the id of the process that serves there, once it holds every key; then it answers
+//! each line with the number of gets it has answered so far. An *asker* answers each line, a [`Turn`], with a line that is a [`Measured`]. Both end when their input does.
 
 use std::{
     fmt, fs,
     io::{BufRead, BufReader, Lines, Write},
-    process::{self, ChildStdin, ChildStdout, Command, Stdio},
+    process::{self, ChildStdout, Command, Stdio},
     str::FromStr,
     time::Duration,
 };
@@ -54,10 +54,9 @@ pub(crate) struct Measured {
     pub(crate) p999_us: f64,
 }
 
-/// A program that takes and gives lines. It ends when this is dropped.
+/// A program that takes and gives lines. Dropping this ends its input, and waits for its end.
 pub(crate) struct Process {
     child: process::Child,
-    stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
 }
 
@@ -66,9 +65,8 @@ impl Process {
         let program = command.get_program().to_string_lossy().into_owned();
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.map_err(|error| format!("{program} could not be started: {error}"))?;
-        let stdin = child.stdin.take().ok_or("no input")?;
         let stdout = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
-        Ok(Self { child, stdin, stdout })
+        Ok(Self { child, stdout })
     }
 
     /// This program in another part.
@@ -77,7 +75,7 @@ impl Process {
     }
 
     pub(crate) fn say(&mut self, line: impl fmt::Display) -> Outcome<String> {
-        writeln!(self.stdin, "{line}")?;
+        writeln!(self.child.stdin.as_ref().ok_or("no input")?, "{line}")?;
         self.line()
     }
 
@@ -85,20 +83,20 @@ impl Process {
         Ok(self.stdout.next().ok_or("a process ended early; see above")??)
     }
 
-    pub(crate) fn cpu_seconds(&self) -> Outcome<f64> {
-        cpu_seconds(self.child.id())
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
+        // This closes its input, so that it ends in order, and what it has started with it.
         let _gone = self.child.wait();
     }
 }
 
 /// Processor time that all threads of a process have used, in and out of the kernel, as proc_pid_stat(5) has it.
-fn cpu_seconds(process: u32) -> Outcome<f64> {
+pub(crate) fn cpu_seconds(process: u32) -> Outcome<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The program's name stands in parentheses and may hold anything. Behind it, user and system time are the 12th and 13th.
     let (_, fields) = stat.rsplit_once(')').ok_or("no such process")?;
