@@ -93,7 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             if json {
                 println!("{}", serde_json::json!({ "suite": "peer", "rows": rows }));
             } else {
-                print!("{}", peer::Table(&rows));
+                print!("{}", peer::Tables(&rows));
             }
         }
         What::PeerSide(options) => peer::side(options)?,

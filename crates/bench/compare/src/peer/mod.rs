@@ -53,15 +53,21 @@ pub(crate) struct Row {
 
 type Metric = (&'static str, fn(&Cost) -> f64);
 
-/// What a turn comes to.
+/// What a turn comes to, of which a case's rows have the medians.
 const METRICS: [Metric; 6] = [
-    ("gets_per_second", |it| it.measured.gets as f64 / it.measured.seconds),
+    ("gets_per_second", Cost::gets_per_second),
     ("p50_us", |it| it.measured.p50_us),
     ("p99_us", |it| it.measured.p99_us),
     ("p999_us", |it| it.measured.p999_us),
     ("asking_cpu_seconds_per_million", |it| it.asking_cpu_seconds * 1e6 / it.measured.gets as f64),
     ("serving_cpu_seconds_per_million", |it| it.serving_cpu_seconds * 1e6 / it.measured.gets as f64),
 ];
+
+/// Whose rate is told as a multiple of the others'.
+const OURS: &str = "larder grpc";
+
+/// The median of the rounds' ratios of our rate to this one: what else the machine does falls on both.
+const RATIO: &str = "larder_grpc_rate_ratio";
 
 /// Measures every case, and tells each on stderr as it is done: a run takes minutes.
 pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>, Box<dyn Error>> {
@@ -70,22 +76,17 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
         let systems = names.iter().filter_map(|name| System::start(name, value_len).transpose());
         let mut systems = systems.collect::<Result<Vec<_>, _>>()?;
         for &callers in &options.callers {
-            let case = format!("{value_len} B, {callers} callers");
-            let mut costs: Vec<Vec<Cost>> = systems.iter().map(|_| Vec::new()).collect();
-            for system in &mut systems {
-                system.turn(Turn { callers, duration: WARM_UP, seed: 0 })?;
-            }
-            for round in 1..=options.rounds {
-                let duration = Duration::from_secs_f64(options.seconds);
-                for (system, costs) in systems.iter_mut().zip(&mut costs) {
-                    costs.push(system.turn(Turn { callers, duration, seed: round as u64 * callers as u64 })?);
-                }
-            }
+            let costs = take_turns(&mut systems, callers, options)?;
+            let case = case(value_len, callers);
             eprintln!("{case}: measured");
+            let ours = systems.iter().position(|it| it.name() == OURS).map(|at| &costs[at]);
             for (system, costs) in systems.iter().zip(&costs) {
-                rows.extend(METRICS.map(|(metric, of)| {
-                    let value = median(costs.iter().map(of).collect());
-                    Row { system: system.name(), case: case.clone(), metric, value }
+                let row =
+                    |metric, values| Row { system: system.name(), case: case.clone(), metric, value: median(values) };
+                rows.extend(METRICS.map(|(metric, of)| row(metric, costs.iter().map(of).collect())));
+                rows.extend(ours.map(|ours| {
+                    let ratio = |(ours, cost): (&Cost, &Cost)| ours.gets_per_second() / cost.gets_per_second();
+                    row(RATIO, ours.iter().zip(costs).map(ratio).collect())
                 }));
             }
         }
@@ -93,28 +94,47 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
     Ok(rows)
 }
 
-/// The rows as people read them: a case, then a line a system.
-pub(crate) struct Table<'a>(pub(crate) &'a [Row]);
+fn case(value_len: usize, callers: usize) -> String {
+    let value_len = if value_len.is_multiple_of(1024) { format!("{} KiB", value_len / 1024) } else { format!("{value_len} B") };
+    format!("{value_len}, {callers} caller{}", if callers == 1 { "" } else { "s" })
+}
 
-impl fmt::Display for Table<'_> {
+/// What each system's turns came to, round by round.
+fn take_turns(systems: &mut [System], callers: usize, options: &Options) -> Result<Vec<Vec<Cost>>, Box<dyn Error>> {
+    for system in &mut *systems {
+        system.turn(Turn { callers, duration: WARM_UP, seed: 0 })?;
+    }
+    let duration = Duration::from_secs_f64(options.seconds);
+    let mut costs: Vec<Vec<Cost>> = systems.iter().map(|_| Vec::new()).collect();
+    for round in 1..=options.rounds {
+        for (system, costs) in systems.iter_mut().zip(&mut costs) {
+            costs.push(system.turn(Turn { callers, duration, seed: round as u64 * callers as u64 })?);
+        }
+    }
+    Ok(costs)
+}
+
+/// The rows as people read them, as Markdown: a table a case, a line a system.
+pub(crate) struct Tables<'a>(pub(crate) &'a [Row]);
+
+impl fmt::Display for Tables<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut case = "";
-        for row in self.0.chunks(METRICS.len()) {
-            if row[0].case != case {
-                case = &row[0].case;
-                writeln!(
-                    f,
-                    "{case:<26} {:>10} {:>10} {:>10} {:>10}   CPU s/million: {:>6} {:>7} {:>6}",
-                    "gets/s", "p50 µs", "p99 µs", "p99.9 µs", "asking", "serving", "both"
-                )?;
+        for rows in self.0.chunk_by(|one, other| one.case == other.case) {
+            writeln!(f, "\n{}\n", rows[0].case)?;
+            let heads =
+                ["gets/s", "p50 µs", "p99 µs", "p99.9 µs", "CPU s/million: asking", "serving", "larder grpc's rate"];
+            writeln!(f, "| {:24} | {} |\n|---{}|", "", heads.join(" | "), "|---".repeat(heads.len()))?;
+            for rows in rows.chunk_by(|one, other| one.system == other.system) {
+                write!(f, "| {:24}", rows[0].system)?;
+                for Row { metric, value, .. } in rows {
+                    match *metric {
+                        "gets_per_second" => write!(f, " | {value:>7.0}")?,
+                        RATIO => write!(f, " | {value:.2} ×")?,
+                        _ => write!(f, " | {value:>8.*}", if *value < 100.0 { 2 } else { 0 })?,
+                    }
+                }
+                writeln!(f, " |")?;
             }
-            let [gets, p50, p99, p999, asking, serving] = std::array::from_fn(|at| row[at].value);
-            let both = asking + serving;
-            writeln!(
-                f,
-                "  {:<24} {gets:>10.0} {p50:>10.1} {p99:>10.1} {p999:>10.1}   {asking:>21.2} {serving:>7.2} {both:>6.2}",
-                row[0].system
-            )?;
         }
         Ok(())
     }

@@ -121,6 +121,12 @@ pub(crate) struct Cost {
     pub(crate) serving_cpu_seconds: f64,
 }
 
+impl Cost {
+    pub(crate) fn gets_per_second(&self) -> f64 {
+        self.measured.gets as f64 / self.measured.seconds
+    }
+}
+
 impl System {
     /// `None` if there is to do without.
     pub(crate) fn start(name: &'static str, value_len: usize) -> Result<Option<Self>, Box<dyn Error>> {
