@@ -71,21 +71,25 @@ impl Peer {
     pub(crate) fn ask(self: &Arc<Self>, mut asker: impl Asker) {
         match self.admit() {
             Err(left_alone) => asker.answered(Err(left_alone)),
-            Ok(under_way) => {
-                let watched = Watched { under_way: Some(under_way), asker };
-                self.client.clone().ask(Box::new(watched));
-            }
+            Ok(under_way) => self.send(under_way, asker),
         }
+    }
+
+    fn send(&self, under_way: UnderWay, asker: impl Asker) {
+        self.client.clone().ask(Box::new(Watched { under_way: Some(under_way), asker }));
     }
 
     /// Asks for a key, if the member gives a sign of life: for an asker that has waited for a silent member already.
     pub(crate) async fn get_if_alive(self: &Arc<Self>, question: PeerGet) -> Result<PeerAnswer, PeerError> {
+        let under_way = self.admit()?;
         if !self.is_alive().await {
-            return Err(PeerError::fell_silent(format!("node {:?} gives no sign of life", self.member.name)));
+            let silent = PeerError::fell_silent(format!("node {:?} gives no sign of life", self.member.name));
+            under_way.ended(Some(&silent));
+            return Err(silent);
         }
         let deadline = question.deadline;
         let (asker, answer) = waiting(question, move || Leave::Until(deadline));
-        self.ask(asker);
+        self.send(under_way, asker);
         answer.await
     }
 
@@ -113,11 +117,7 @@ impl Peer {
             Some((at, alive)) if now < at + PROBE_COUNTS_FOR => alive,
             _ => {
                 let alive = self.client.probe(now + PROBE_TIMEOUT).await.is_ok();
-                let now = Instant::now();
-                if !alive {
-                    self.health.silent(now);
-                }
-                *last = Some((now, alive));
+                *last = Some((Instant::now(), alive));
                 alive
             }
         }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     groupcache, headers, message, path,
     pool::{Answer, Connect, Pool},
-    watch::Watch,
+    watch::{Knock, Watch},
 };
 
 /// The longest error that is read, in bytes. A longer one counts without its text.
@@ -158,11 +158,18 @@ impl<C: Connect> PeerClient for HttpLink<C> {
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
+        let probe = self.watch.probe(self, deadline);
+        Box::pin(async move { timeout_at(deadline, probe).await.unwrap_or(Err(PeerError::TimedOut)) })
+    }
+}
+
+impl<C: Connect> Knock for HttpLink<C> {
+    fn knock(&self, until: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
         Box::pin(async move {
             // Bad to a Go node and to a Larder node alike: neither goes on to look for a key.
-            let head = self.head(Method::GET, &self.uri(groupcache::PREFIX, "", "", b""), deadline);
+            let head = self.head(Method::GET, &self.uri(groupcache::PREFIX, "", "", b""), until);
             let knock = self.pool.knock(Request::from_parts(head, Full::default()));
-            timeout_at(deadline, knock).await.unwrap_or(Err(PeerError::TimedOut))
+            timeout_at(until, knock).await.unwrap_or(Err(PeerError::TimedOut))
         })
     }
 }

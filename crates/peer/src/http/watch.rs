@@ -5,10 +5,8 @@
 
 use std::{future::Future, time::Duration};
 
-use larder_core::{
-    PeerClient,
-    peer::{PeerError, SILENCE_MAX},
-};
+use futures_util::future::BoxFuture;
+use larder_core::peer::{PeerError, SILENCE_MAX};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -19,6 +17,11 @@ const PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = SILENCE_MAX.saturating_sub(PROBE_AFTER);
+
+/// Asks a node for a sign of life, until the time that is given.
+pub(super) trait Knock: Send + Sync {
+    fn knock(&self, until: Instant) -> BoxFuture<'_, Result<(), PeerError>>;
+}
 
 /// What is known of a node's signs of life.
 #[derive(Default)]
@@ -32,7 +35,7 @@ impl Watch {
     pub(super) async fn unless_silent<T>(
         &self,
         call: impl Future<Output = Result<T, PeerError>>,
-        link: &dyn PeerClient,
+        link: &dyn Knock,
     ) -> Result<T, PeerError> {
         let mut call = std::pin::pin!(call);
         loop {
@@ -48,14 +51,25 @@ impl Watch {
         }
     }
 
+    /// Asks for a sign of life, unless it was just found that there is none: who waited for that need not be waited for again.
+    pub(super) async fn probe(&self, link: &dyn Knock, deadline: Instant) -> Result<(), PeerError> {
+        let last = *self.last.lock().await;
+        match last {
+            Some((at, false)) if Instant::now() < at + PROBE_AFTER => {
+                Err(PeerError::fell_silent("the node gave no sign of life"))
+            }
+            _ => link.knock(deadline).await,
+        }
+    }
+
     /// Probes the node, unless that was just done; all who wait for it share one probe.
-    async fn is_alive(&self, link: &dyn PeerClient) -> bool {
+    async fn is_alive(&self, link: &dyn Knock) -> bool {
         let mut last = self.last.lock().await;
         let now = Instant::now();
         match *last {
             Some((at, alive)) if now < at + PROBE_AFTER => alive,
             _ => {
-                let alive = link.probe(now + PROBE_TIMEOUT).await.is_ok();
+                let alive = link.knock(now + PROBE_TIMEOUT).await.is_ok();
                 *last = Some((Instant::now(), alive));
                 alive
             }
