@@ -1,9 +1,15 @@
-//! Makes the messages and the service of the peer protocol. Needs no protoc.
+//! Makes the messages and the services of the peer protocol and of the API for clients, and the descriptors that reflection
+//! tells. Needs no protoc.
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+use std::{env, error::Error, fs, path::Path};
+
+use protox::prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
     let protos = "../../proto";
     println!("cargo::rerun-if-changed={protos}");
-    let files = protox::compile(["larder/peer/v1/peer.proto"], [protos])?;
+    let files = protox::compile(["larder/peer/v1/peer.proto", "larder/v1/cache.proto"], [protos])?;
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(files)?;
     Ok(())
 }

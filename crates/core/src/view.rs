@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, ErrorKind, Member, Members,
+    Error, ErrorKind, Member, MemberState, Members,
     link::Peer,
     placement::{GroupcacheRing, Placement, Slot, SlotTable},
 };
@@ -90,6 +90,12 @@ impl View {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether this node is a serving member, so that it may own keys and answer for them.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.me.is_some_and(|me| self.members[me].state == MemberState::Serving)
     }
 
     /// Whether this node owns the key.

@@ -6,7 +6,6 @@ use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, 
 use larder::{
     Loader, Member,
     cluster::Static,
-    core::stats::Protocol,
     origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
     peer::{
         grpc::{self, GrpcTransport},
@@ -32,7 +31,7 @@ const ADMIN_DRAIN_TIME: Duration = Duration::from_secs(1);
 pub struct Listeners {
     /// For clients, and for nodes that speak HTTP.
     pub clients: TcpListener,
-    /// For nodes that speak gRPC. Not there where the configured transport is HTTP.
+    /// For nodes and clients that speak gRPC. Not there where the configured transport is HTTP.
     pub peers: Option<TcpListener>,
     /// For health, metrics and administration.
     pub admin: TcpListener,
@@ -75,7 +74,7 @@ impl Listeners {
 pub struct Addresses {
     /// For clients.
     pub clients: SocketAddr,
-    /// For nodes that speak gRPC.
+    /// For nodes and clients that speak gRPC.
     pub peers: Option<SocketAddr>,
     /// For administration.
     pub admin: SocketAddr,
@@ -168,12 +167,12 @@ impl Daemon {
     /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
         let Self { node, listeners, api, limits, draining, .. } = self;
-        let (ended, clients_ended) = oneshot::channel();
+        let (ended, all_ended) = oneshot::channel();
         // Operators are answered to the end: that is how they learn that this node is leaving.
         let admin_limits = HttpLimits { drain_time_max: ADMIN_DRAIN_TIME, ..limits.clone() };
         let admin = http::serve(listeners.admin, api.admin(), admin_limits, async {
             // The sender is not dropped before it has sent.
-            let _sent = clients_ended.await;
+            let _sent = all_ended.await;
         });
         let drains = |mut draining: watch::Receiver<bool>| async move {
             // The sender is there until all is served.
@@ -187,9 +186,9 @@ impl Daemon {
         };
         let peers = async {
             let Some(listener) = listeners.peers else { return };
-            let core = node.core();
+            let asked = api.clone();
             tokio::select! {
-                () = grpc::serve(listener, core.service(Protocol::Grpc), core.standing().clone(), begins) => {}
+                () = grpc::serve_node(listener, node.core().clone(), move || asked.is_ready(), begins) => {}
                 // Whoever was not answered by then asks the stand-in.
                 () = too_late => {}
             }
@@ -199,12 +198,15 @@ impl Daemon {
                 shutdown.await;
                 draining.send_replace(true);
             };
-            let cut_off = http::serve(listeners.clients, api.clients(), limits, stop).await;
+            http::serve(listeners.clients, api.clients(), limits, stop).await
+        };
+        let served = async {
+            let (cut_off, ()) = tokio::join!(clients, peers);
             // The receiver waits in the other branch.
             let _received = ended.send(());
             cut_off
         };
-        let (cut_off, _, ()) = tokio::join!(clients, admin, peers);
+        let (cut_off, _) = tokio::join!(served, admin);
         drop(node);
         cut_off
     }

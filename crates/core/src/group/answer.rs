@@ -1,6 +1,6 @@
 //! [`Answer`]: a value, or that there is none, and how it was come by.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use crate::{
     Clock, Moment, Value, Version,
@@ -90,6 +90,33 @@ impl Answer {
 
     fn age_at(&self, wall_ms: u64) -> Duration {
         Duration::from_millis(wall_ms.saturating_sub(self.load_start.wall_ms()))
+    }
+
+    /// How it was come by, as HTTP's `Cache-Status` says it (RFC 9211).
+    ///
+    /// ```
+    /// use larder_core::Answer;
+    ///
+    /// fn was_kept(answer: &Answer) -> bool {
+    ///     answer.cache_status().starts_with("larder; hit")
+    /// }
+    /// ```
+    #[must_use]
+    pub fn cache_status(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match (self.outcome, &self.value) {
+            (Outcome::Hit(_), None) => "larder; hit; detail=negative",
+            (Outcome::Hit(Tier::Main), Some(_)) => "larder; hit",
+            (Outcome::Hit(Tier::Hot), Some(_)) => "larder; hit; detail=hot",
+            (Outcome::Stale { by }, _) => {
+                // Rounded up: what is stale by half a second is not fresh.
+                let seconds = by.as_secs() + u64::from(by.subsec_nanos() > 0);
+                return Cow::Owned(format!("larder; hit; ttl=-{seconds}; detail=stale"));
+            }
+            // That the value was stored is told to the one who had it fetched.
+            (Outcome::Miss { collapsed: true, .. }, _) => "larder; fwd=uri-miss; collapsed",
+            (Outcome::Miss { stored: true, .. }, _) => "larder; fwd=uri-miss; stored",
+            (Outcome::Miss { .. }, _) => "larder; fwd=uri-miss",
+        })
     }
 
     /// As another node is told, at this time of the wall clock.

@@ -49,6 +49,10 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// The most keys of one [`Group::get_many`].
 pub const GET_MANY_MAX: usize = 1000;
 
+/// The most bytes of values that clients are told in one answer. The keys that come after are told to be asked for in
+/// another request: a thousand large values would take gigabytes.
+pub const GET_MANY_VALUES_LEN_MAX: usize = 64 << 20;
+
 /// How often a get may find that the view changed under it before it gives up. Each time costs no waiting.
 const ROUTE_TRIES_MAX: usize = 4;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use histogram::{BOUNDS_SECONDS, Histogram, HistogramSnapshot};
 pub use striped::Striped;
 
-use crate::{ErrorKind, store::Tier};
+use crate::{Answer, Error, ErrorKind, Outcome, store::Tier};
 
 /// A counter off the hit's path.
 #[derive(Default, Debug)]
@@ -27,9 +27,9 @@ impl Counter {
     }
 }
 
-/// A fixed set of labels with a [`Counter`] for each.
+/// A fixed set of labels with a counter, or a histogram, for each.
 macro_rules! labelled {
-    ($(#[$doc:meta])* $name:ident, $label:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident of $cell:ident, $label:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum $label { $($(#[$variant_doc])* $variant),* }
@@ -45,14 +45,14 @@ macro_rules! labelled {
             }
         }
 
-        /// A counter for each label.
+        #[doc = concat!("A [`", stringify!($cell), "`] for each label.")]
         #[derive(Default, Debug)]
-        pub struct $name([Counter; $label::ALL.len()]);
+        pub struct $name([$cell; $label::ALL.len()]);
 
         impl $name {
-            /// The counter of this label.
+            /// That of this label.
             #[must_use]
-            pub fn of(&self, label: $label) -> &Counter {
+            pub fn of(&self, label: $label) -> &$cell {
                 &self.0[label as usize]
             }
         }
@@ -61,7 +61,7 @@ macro_rules! labelled {
 
 labelled! {
     /// Where a value was loaded from.
-    Loads, Source {
+    Loads of Counter, Source {
         /// The origin, as the owner.
         Origin = "origin",
         /// The owner.
@@ -75,7 +75,7 @@ labelled! {
 
 labelled! {
     /// Why a load failed.
-    LoadErrors, LoadErrorKind {
+    LoadErrors of Counter, LoadErrorKind {
         /// The origin failed.
         Origin = "origin",
         /// A deadline passed.
@@ -89,7 +89,7 @@ labelled! {
 
 labelled! {
     /// How a request to an origin or a peer ended.
-    Results, RequestResult {
+    Results of Counter, RequestResult {
         /// With an answer, "not found" included.
         Ok = "ok",
         /// With an error.
@@ -101,7 +101,7 @@ labelled! {
 
 labelled! {
     /// What another node spoke when it asked.
-    ServerRequests, Protocol {
+    ServerRequests of Counter, Protocol {
         /// Frames on a gRPC stream.
         Grpc = "grpc",
         /// golang/groupcache's protocol, and the client API for writes.
@@ -111,7 +111,7 @@ labelled! {
 
 labelled! {
     /// How a write ended.
-    Writes, WriteResult {
+    Writes of Counter, WriteResult {
         /// Done.
         Ok = "ok",
         /// Its condition was not met.
@@ -120,6 +120,38 @@ labelled! {
         Error = "error",
         /// Its outcome is unknown.
         Indeterminate = "indeterminate",
+    }
+}
+
+labelled! {
+    /// How a client's get ended.
+    GetDurations of Histogram, GetOutcome {
+        /// The node had the value, or knew that there is none.
+        Hit = "hit",
+        /// It had a copy of another node's value.
+        Hot = "hot",
+        /// It had it past its ttl.
+        Stale = "stale",
+        /// It fetched it.
+        Miss = "miss",
+        /// In an error.
+        Error = "error",
+    }
+}
+
+impl GetOutcome {
+    /// The label under which a get counts.
+    #[must_use]
+    pub const fn of(answer: &Result<Answer, Error>) -> Self {
+        match answer {
+            Err(_) => Self::Error,
+            Ok(answer) => match answer.outcome {
+                Outcome::Hit(Tier::Main) => Self::Hit,
+                Outcome::Hit(Tier::Hot) => Self::Hot,
+                Outcome::Stale { .. } => Self::Stale,
+                Outcome::Miss { .. } => Self::Miss,
+            },
+        }
     }
 }
 
@@ -171,6 +203,8 @@ pub struct GroupStats {
     pub loads_deduped: Counter,
     /// Loads that failed.
     pub load_errors: LoadErrors,
+    /// How long clients' gets of single keys took. Counted by who serves clients.
+    pub get_durations: GetDurations,
     /// Requests that other nodes made of this one.
     pub server_requests: ServerRequests,
     /// Deletes and invalidations of keys carried out here.

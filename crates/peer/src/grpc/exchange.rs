@@ -28,7 +28,7 @@ use super::{
     convert, limits,
     pieces::{Incoming, Outgoing},
     proto::{Answer, Chunk, Frame, Put, Request, answer::Outcome, request::Op},
-    serve::Closing,
+    streams::Open,
 };
 
 /// How many groups' names are kept, so that not every frame makes them anew. Most askers ask for a few.
@@ -56,7 +56,7 @@ pub(super) struct Exchange {
     ending: BoxFuture<'static, ()>,
     is_ending: bool,
     is_over: bool,
-    _closing: Closing,
+    _open: Open,
 }
 
 /// The questions of a frame, and for each its place.
@@ -92,7 +92,7 @@ impl Exchange {
         standing: Arc<Standing>,
         frames: Streaming<Frame>,
         ending: BoxFuture<'static, ()>,
-        closing: Closing,
+        open: Open,
     ) -> Self {
         Self {
             hello: Some(convert::hello(&standing)),
@@ -109,7 +109,7 @@ impl Exchange {
             ending,
             is_ending: false,
             is_over: false,
-            _closing: closing,
+            _open: open,
         }
     }
 

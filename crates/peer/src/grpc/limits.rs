@@ -1,4 +1,4 @@
-//! The limits of the peer protocol, each with its reason.
+//! The limits of the peer protocol, and of the listener that it shares with clients, each with its reason.
 
 use std::time::Duration;
 
@@ -91,11 +91,65 @@ pub const SWEEP_EVERY_MAX: Duration = Duration::from_secs(1);
 /// How long who connected may take to say hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most connections at once: [`LANES_MAX`] from each of a thousand nodes.
-pub const CONNECTIONS_MAX: usize = 4_096;
+/// The most connections at once: [`LANES_MAX`] from each of a thousand nodes, and [`CLIENT_CONNECTIONS_MAX`].
+pub const CONNECTIONS_MAX: usize = 4_096 + CLIENT_CONNECTIONS_MAX;
 
-/// How long a connection may take to close after its exchange has ended.
+/// The most connections on which clients call. A gRPC client has one or a few for all of its callers.
+pub const CLIENT_CONNECTIONS_MAX: usize = 4_096;
+
+/// How long a connection may take to its first request: as long as the HTTP listener gives it.
+pub const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept on which nothing is under way. Clients keep theirs for the next call, and connect again
+/// without a word if there is none.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a connection may take to close after all on it has ended.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The most streams that are open at once on a connection: an exchange, and calls. Callers of a client that has more wait
+/// in it, or it connects once more. RFC 9113 recommends no fewer than 100.
+pub const STREAMS_MAX: u32 = 256;
+
+/// The most streams that were reset before they were looked at, as when a client cancels all it asked at once. Who goes on
+/// beyond it is after something else.
+pub const RESETS_MAX: usize = STREAMS_MAX as usize;
+
+/// The longest list of headers of a request, in bytes. Keys and groups are not in it; traces and tokens may be.
+pub const HEADERS_LEN_MAX: u32 = 16 * 1024;
+
+/// The longest message of most calls, in bytes: a key and a group, with room for what newer clients add.
+pub const MESSAGE_LEN_MAX: usize = 8 * 1024;
+
+/// The longest message that asks for several keys, in bytes: as many of the longest as there may be, with room.
+pub const GET_MANY_LEN_MAX: usize = 2 * 1024 * 1024;
+
+/// How many bytes a message that puts a value may have beside the value.
+pub const PUT_HEAD_LEN_MAX: usize = MESSAGE_LEN_MAX;
+
+/// From which length on a message takes room, in bytes: shorter ones are bounded by the number of streams.
+pub const LONG_MESSAGE_LEN: usize = MESSAGE_LEN_MAX;
+
+/// The most bytes of long messages of all calls that are held at once, of requests and of answers. Calls beyond it wait, within
+/// their deadlines. 32 values of the longest that groups allow unless told otherwise.
+pub const MESSAGES_LEN_MAX: usize = 256 * 1024 * 1024;
+
+/// The same for the calls of one connection: the longest answer there is. A client that does not read holds up itself.
+pub const CONNECTION_MESSAGES_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// What both are counted in, in bytes: a semaphore can't count single ones.
+pub const MESSAGES_LEN_UNIT: usize = 1024;
+
+/// The longest piece of an answer that is handed to HTTP/2 at once, in bytes. What is handed over is out of our hands, so
+/// that a client that does not read holds no more than this beyond the HTTP/2 buffers.
+pub const PIECE_LEN: usize = 64 * 1024;
+
+/// How long a call may last, from its beginning to where its answer was read: the longest deadline there is, and half a
+/// minute for the reading. Beyond it the connection is cut.
+pub const CALL_TIME_MAX: Duration = Duration::from_secs(90);
+
+/// How often readiness is looked at for who watches it: it depends on the view and on more, none of which tells.
+pub const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// How often an idle connection is checked by the node that was connected to.
 pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);

@@ -67,7 +67,7 @@ section! {
         name: Option<String> = shapes::NODE_NAME, Absent("the host's name and the port of `peer`, as in `web1-5274`");
         /// Where clients are served: the HTTP API, and the groupcache-compatible path for peers.
         listen: SocketAddr = Listener, Default("127.0.0.1:5273");
-        /// Where other nodes are served by gRPC. Nothing listens here while `transport` is `"http"`.
+        /// Where other nodes are served by gRPC, and clients: `larder.v1.Cache`. Nothing listens here while `transport` is `"http"`.
         peer: SocketAddr = Listener, Default("127.0.0.1:5274");
         /// Where health, metrics and administration are served.
         admin: SocketAddr = Listener, Default("127.0.0.1:5276");

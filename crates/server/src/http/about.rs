@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder_core::{Group, KeyPlace, MemberState, Node, View, stats::Source, store::Policy};
+use larder_core::{Group, KeyPlace, Node, stats::Source, store::Policy};
 use serde_json::{Value, json};
 
 /// `GET /v1/groups`.
@@ -77,7 +77,7 @@ pub(super) async fn cluster(node: &Node) -> Value {
     });
     json!({
         "self": **node.name(),
-        "view": { "digest": format!("{:016x}", view.digest()), "settled": is_settled(node, &view) },
+        "view": { "digest": format!("{:016x}", view.digest()), "settled": view.is_serving() },
         "members": members.collect::<Vec<_>>(),
     })
 }
@@ -86,10 +86,4 @@ pub(super) async fn cluster(node: &Node) -> Value {
 pub(super) fn owner(node: &Node, place: &KeyPlace) -> Value {
     let slot = node.view().has_slots().then(|| place.slot.number());
     json!({ "slot": slot, "owner": place.owner.as_deref(), "stand_in": place.stand_in.as_deref() })
-}
-
-/// Whether the node is a serving member of its view, so that it may own keys and answer for them.
-pub(super) fn is_settled(node: &Node, view: &View) -> bool {
-    let members = view.members();
-    members.position(node.name()).is_some_and(|index| members[index].state == MemberState::Serving)
 }

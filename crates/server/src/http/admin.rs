@@ -6,7 +6,7 @@ use http::{HeaderValue, header};
 use larder_core::ErrorKind;
 
 use super::{
-    Request, Response, about,
+    Request, Response,
     api::Inner,
     listener::Handler,
     metrics,
@@ -27,17 +27,13 @@ impl Handler for Admin {
 
 impl Admin {
     fn tell(&self, route: AdminRoute) -> Result<Response, Problem> {
-        let Inner { node, draining, metrics, .. } = &*self.0;
+        let Inner { metrics, .. } = &*self.0;
         match route {
             AdminRoute::Health => Ok(text("ok\n".into(), "text/plain; charset=utf-8")),
-            AdminRoute::Ready if *draining.borrow() => {
-                Err(Problem::new(ErrorKind::Draining, "The node is leaving: send requests to another one."))
+            AdminRoute::Ready => {
+                self.0.check_ready()?;
+                Ok(text("ready\n".into(), "text/plain; charset=utf-8"))
             }
-            AdminRoute::Ready if !about::is_settled(node, &node.view()) => Err(Problem::new(
-                ErrorKind::NoAuthority,
-                "The node is not a serving member of the cluster: check that the members name it.",
-            )),
-            AdminRoute::Ready => Ok(text("ready\n".into(), "text/plain; charset=utf-8")),
             AdminRoute::Metrics => match metrics.text() {
                 Ok(metrics) => Ok(text(metrics, metrics::MEDIA_TYPE)),
                 Err(error) => {

@@ -11,10 +11,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use larder::peer::http::{groupcache, headers};
 use larder_core::{
-    Answer, Error, ErrorKind, Group, Key, Node, Outcome, PeerService, Value, Version,
+    ErrorKind, Group, Key, Node, PeerService, Value, Version,
     peer::{Condition, PeerWrite, WriteOp},
-    stats::Protocol,
-    store::Tier,
+    stats::{GetOutcome, Protocol},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -25,7 +24,7 @@ use super::{
     conditions, found,
     get_many::{self, Wanted},
     listener::Handler,
-    metrics::{GetDurations, GetOutcome, Metrics},
+    metrics::Metrics,
     problem::Problem,
     route::{self, ClientRoute, Place},
 };
@@ -40,7 +39,7 @@ pub struct ApiConfig {
     pub draining: watch::Receiver<bool>,
 }
 
-/// A node's HTTP API.
+/// A node's HTTP API. Clones are the same one.
 ///
 /// # Examples
 ///
@@ -56,11 +55,12 @@ pub struct ApiConfig {
 /// serve(listener, api.clients(), HttpLimits::default(), stop).await;
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) node: Node,
-    pub(super) draining: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
     pub(super) metrics: Metrics,
     groups: BTreeMap<Arc<str>, Arc<Served>>,
     uploads: Uploads,
@@ -70,7 +70,6 @@ pub(super) struct Inner {
 /// A group as it is served.
 pub(super) struct Served {
     pub(super) group: Group,
-    pub(super) durations: GetDurations,
     cache_control: HeaderValue,
 }
 
@@ -82,7 +81,7 @@ impl Api {
         let served = node.groups().into_iter().map(|group| {
             let max_age = max_ages.get(&**group.name()).copied().unwrap_or_default();
             let cache_control = found::cache_control(max_age);
-            Arc::new(Served { group, durations: GetDurations::default(), cache_control })
+            Arc::new(Served { group, cache_control })
         });
         let served: Arc<[Arc<Served>]> = served.collect();
         let groups = served.iter().map(|served| (served.group.name().clone(), served.clone())).collect();
@@ -97,10 +96,30 @@ impl Api {
         Clients(self.0.clone())
     }
 
+    /// Whether the node is ready to serve, as `/readyz` tells it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.check_ready().is_ok()
+    }
+
     /// What answers operators.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin(self.0.clone())
+    }
+}
+
+impl Inner {
+    /// Whether the node should be asked anything: it is a serving member, and not about to leave.
+    pub(super) fn check_ready(&self) -> Result<(), Problem> {
+        if *self.draining.borrow() {
+            return Err(Problem::new(ErrorKind::Draining, "The node is leaving: send requests to another one."));
+        }
+        if !self.node.view().is_serving() {
+            let detail = "The node is not a serving member of the cluster: check that the members name it.";
+            return Err(Problem::new(ErrorKind::NoAuthority, detail));
+        }
+        Ok(())
     }
 }
 
@@ -161,7 +180,7 @@ impl Clients {
         let timeout = headers::timeout(request)?;
         let start = Instant::now();
         let answer = served.group.get(&key, timeout).await;
-        served.durations.of(outcome(&answer)).observe(start.elapsed());
+        served.group.stats().get_durations.of(GetOutcome::of(&answer)).observe(start.elapsed());
         Ok(found::response(answer?, request, &served.cache_control, self.0.node.clock()))
     }
 
@@ -261,18 +280,6 @@ impl Write<'_> {
 
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
-}
-
-fn outcome(answer: &Result<Answer, Error>) -> GetOutcome {
-    match answer {
-        Err(_) => GetOutcome::Error,
-        Ok(answer) => match answer.outcome {
-            Outcome::Hit(Tier::Main) => GetOutcome::Hit,
-            Outcome::Hit(Tier::Hot) => GetOutcome::Hot,
-            Outcome::Stale { .. } => GetOutcome::Stale,
-            Outcome::Miss { .. } => GetOutcome::Miss,
-        },
-    }
 }
 
 /// A name that no group could have is a mistake of another kind than one that none has.

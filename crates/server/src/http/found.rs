@@ -1,11 +1,11 @@
 //! A get's answer as HTTP tells it: the value, and in its headers what is known of it (RFC 9110, RFC 9111, RFC 9211).
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder::peer::http::headers;
-use larder_core::{Answer, Clock, Outcome, store::Tier};
+use larder_core::{Answer, Clock};
 
 use super::{
     Response, conditions,
@@ -16,6 +16,9 @@ use super::{
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// In the place of a status that no header can hold; there is none such.
+const NO_STATUS: HeaderValue = HeaderValue::from_static("larder");
 
 /// How many headers an answer with a value has at most, so that room for them is made once.
 const HEADERS_MAX: usize = 8;
@@ -63,29 +66,16 @@ pub(super) fn cache_control(max_age: Duration) -> HeaderValue {
 }
 
 fn cache_status(answer: &Answer) -> HeaderValue {
-    HeaderValue::from_static(match (answer.outcome, &answer.value) {
-        (Outcome::Hit(_), None) => "larder; hit; detail=negative",
-        (Outcome::Hit(Tier::Main), Some(_)) => "larder; hit",
-        (Outcome::Hit(Tier::Hot), Some(_)) => "larder; hit; detail=hot",
-        (Outcome::Stale { by }, _) => return stale(by),
-        // That the value was stored is told to the one who had it fetched.
-        (Outcome::Miss { collapsed: true, .. }, _) => "larder; fwd=uri-miss; collapsed",
-        (Outcome::Miss { stored: true, .. }, _) => "larder; fwd=uri-miss; stored",
-        (Outcome::Miss { .. }, _) => "larder; fwd=uri-miss",
-    })
-}
-
-/// Past its ttl by so many seconds, rounded up: what is stale by half a second is not fresh.
-fn stale(by: Duration) -> HeaderValue {
-    let seconds = by.as_secs() + u64::from(by.subsec_nanos() > 0);
-    let text = Bytes::from(format!("larder; hit; ttl=-{seconds}; detail=stale"));
-    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("larder; hit; detail=stale"))
+    match answer.cache_status() {
+        Cow::Borrowed(status) => HeaderValue::from_static(status),
+        Cow::Owned(status) => HeaderValue::from_maybe_shared(Bytes::from(status)).unwrap_or(NO_STATUS),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use larder_core::{Moment, Value, Version, stats::Source, version::Reading};
+    use larder_core::{Moment, Outcome, Value, Version, stats::Source, store::Tier, version::Reading};
 
     use super::*;
 

@@ -3,17 +3,13 @@
 use std::{collections::HashSet, hash::Hash};
 
 use base64::{Engine, display::Base64Display, engine::general_purpose::STANDARD};
-use larder_core::{Answer, Error, Value};
+use larder_core::{Answer, Error, Value, group::GET_MANY_VALUES_LEN_MAX};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::problem::Problem;
 
 /// The longest request, in bytes: a thousand keys of a thousand bytes, each byte written as six characters.
 pub(super) const REQUEST_LEN_MAX: usize = 8 << 20;
-
-/// The most bytes of values in one answer, before they are encoded. The keys that come after are told to be asked for in
-/// another request: a thousand large values would take gigabytes.
-const ANSWER_LEN_MAX: usize = 64 << 20;
 
 /// What a client asks for.
 #[derive(Deserialize)]
@@ -50,7 +46,7 @@ impl Wanted {
 
     /// The answer's body.
     pub(super) fn answer(&self, answers: &[Result<Answer, Error>]) -> Vec<u8> {
-        self.answer_within(ANSWER_LEN_MAX, answers)
+        self.answer_within(GET_MANY_VALUES_LEN_MAX, answers)
     }
 
     fn answer_within(&self, len_max: usize, answers: &[Result<Answer, Error>]) -> Vec<u8> {

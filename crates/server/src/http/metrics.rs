@@ -1,14 +1,13 @@
 //! The metrics, as `/metrics` shows them.
 //!
-//! Nothing is counted here but how long clients' gets took: all else is read from the core's own counters when somebody
-//! asks. A registry a node, so that many nodes in one process can be told apart.
+//! Nothing is counted here: all is read from the core's own counters when somebody asks. A registry a node, so that many nodes in one process can be told apart.
 
 use std::{fmt, sync::Arc};
 
 use larder_core::{
     MemberState, Node,
     stats::{
-        BOUNDS_SECONDS, Histogram, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult, Source,
+        BOUNDS_SECONDS, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult, Source,
         WriteResult,
     },
     store::TierStats,
@@ -30,40 +29,6 @@ const COMMIT: &str = match option_env!("LARDER_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
-
-/// How a client's get ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum GetOutcome {
-    Hit,
-    Hot,
-    Stale,
-    Miss,
-    Error,
-}
-
-impl GetOutcome {
-    const ALL: [Self; 5] = [Self::Hit, Self::Hot, Self::Stale, Self::Miss, Self::Error];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Hot => "hot",
-            Self::Stale => "stale",
-            Self::Miss => "miss",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// How long clients' gets of one group took.
-#[derive(Default)]
-pub(super) struct GetDurations([Histogram; GetOutcome::ALL.len()]);
-
-impl GetDurations {
-    pub(super) fn of(&self, outcome: GetOutcome) -> &Histogram {
-        &self.0[outcome as usize]
-    }
-}
 
 /// A metric: what it is called, and where its samples come from. The reference prints it.
 pub(super) struct Family {
@@ -290,8 +255,9 @@ pub(super) const FAMILIES: &[Family] = &[
         about: "How long clients' gets of single keys took in this node",
         read: |sources, samples| {
             sources.each_group(|name, served| {
-                GetOutcome::ALL.into_iter().try_for_each(|outcome| {
-                    samples.histogram(&[name, outcome.as_str()], &served.durations.of(outcome).snapshot())
+                let durations = &served.group.stats().get_durations;
+                GetOutcome::ALL.iter().try_for_each(|outcome| {
+                    samples.histogram(&[name, outcome.as_str()], &durations.of(*outcome).snapshot())
                 })
             })
         },

@@ -8,6 +8,9 @@ mod answer;
 mod bench;
 #[path = "../http/broken.rs"]
 mod broken;
+#[path = "../../../peer/tests/cache/channel.rs"]
+#[expect(dead_code, reason = "nothing is sent as it is here")]
+mod channel;
 mod client;
 mod cluster;
 mod commands;
@@ -16,6 +19,7 @@ mod faults;
 mod fuzz;
 #[path = "../../../peer/tests/groupcache/go.rs"]
 mod go;
+mod grpc;
 mod keys;
 mod lifecycle;
 mod members;
