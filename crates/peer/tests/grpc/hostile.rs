@@ -4,21 +4,21 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_core::{
-    Member, PeerClient, Transport,
+    Member, Transport,
     peer::PeerError,
     testing::peer::{EchoNode, deadline, found, question},
 };
 use larder_peer::grpc::{
     GrpcTransport,
-    proto::{self, Frame, Request, answer::Outcome, request::Op},
+    proto::{self, Frame, Request, request::Op},
     serve,
 };
 use prost::Message;
 use tokio::{net::TcpListener, time::timeout};
 
 use crate::{
-    contract::{WALL_MS, node, standing, transport},
-    raw::{Heard, Raw, hello},
+    node::{WALL_MS, link, node, standing},
+    raw::{Raw, hello},
 };
 
 fn get(id: u64, key: &str) -> Request {
@@ -32,62 +32,6 @@ fn frame(requests: Vec<Request>) -> Frame {
 
 async fn echo() -> SocketAddr {
     node(Arc::new(EchoNode)).await.0
-}
-
-fn link(address: SocketAddr) -> Arc<dyn PeerClient> {
-    transport().link(&Member::new("b", address.to_string())).unwrap()
-}
-
-/// The answers to these requests, by id.
-async fn answers(raw: &mut Raw, count: usize) -> Vec<(u64, Outcome)> {
-    let mut answers = Vec::new();
-    while answers.len() < count {
-        match raw.hear().await {
-            Heard::Frame(frame) => {
-                answers.extend(frame.answers.into_iter().map(|answer| (answer.id, answer.outcome.unwrap())));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    answers.sort_by_key(|(id, _)| *id);
-    answers
-}
-
-fn slug(outcome: &Outcome) -> &str {
-    match outcome {
-        Outcome::Failed(failed) => &failed.slug,
-        Outcome::Found(_) => "found",
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn a_request_that_is_late_on_arrival_is_refused() {
-    let mut raw = Raw::hello(echo().await).await;
-    let late = Request { left_ms: 0, ..get(1, "k") };
-    raw.send(&frame(vec![late, get(2, "k")]).encode_to_vec());
-    let answers = answers(&mut raw, 2).await;
-    assert_eq!(slug(&answers[0].1), "timed-out");
-    assert_eq!(slug(&answers[1].1), "found");
-}
-
-#[tokio::test]
-async fn what_a_newer_node_adds_is_passed_over_or_refused() {
-    let mut raw = Raw::hello(echo().await).await;
-    let mut newer = frame(vec![Request { op: None, ..get(1, "k") }, get(2, "k")]).encode_to_vec();
-    // A string in field 99 of the frame.
-    newer.extend_from_slice(&[0x9a, 0x06, 0x03, b'n', b'e', b'w']);
-    // A request with the operation of field 30.
-    let mut unknown = Request { op: None, ..get(3, "k") }.encode_to_vec();
-    unknown.extend_from_slice(&[0xf2, 0x01, 0x02, 0x08, 0x01]);
-    newer.extend_from_slice(&[0x2a, u8::try_from(unknown.len()).unwrap()]);
-    newer.extend_from_slice(&unknown);
-    let part = proto::Get { asked_as: 77, value_len_max: 1 };
-    newer.extend(frame(vec![Request { op: Some(Op::Get(part)), ..get(4, "k") }]).encode_to_vec());
-    raw.send(&newer);
-    let answers = answers(&mut raw, 4).await;
-    let slugs: Vec<&str> = answers.iter().map(|(_, outcome)| slug(outcome)).collect();
-    assert_eq!(slugs, ["bad-request", "found", "bad-request", "bad-request"]);
 }
 
 #[tokio::test]
@@ -113,7 +57,7 @@ async fn a_frame_against_the_rules_ends_the_connection_with_a_reason() {
         raw.send(&bad.encode_to_vec());
         let reason = timeout(Duration::from_secs(10), raw.end()).await.unwrap();
         assert!(reason.replace("%20", " ").contains(&says.replace("%20", " ")), "{reason} for {bad:?}");
-        timeout(Duration::from_secs(10), raw.connection).await.unwrap().unwrap();
+        timeout(Duration::from_secs(10), raw.is_gone()).await.unwrap();
     }
     assert_eq!(link(node).get(question("k")).await.unwrap(), found("k"));
 }

@@ -3,7 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail them")]
 
 mod contract;
+mod crowd;
+mod cuts;
+mod deadlines;
 mod faults;
 mod hostile;
+mod long;
+mod newer;
+#[path = "../shared/node.rs"]
+mod node;
+#[path = "../shared/proxy.rs"]
 mod proxy;
+#[path = "../shared/raw.rs"]
 mod raw;
+#[path = "../shared/schema.rs"]
+mod schema;

@@ -1,6 +1,6 @@
 //! The suite that every transport passes, with a node that reads writes as contract and clients have them.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
@@ -16,21 +16,17 @@ use larder_core::{
 use larder_peer::http::{HttpTransport, groupcache, headers, path};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
+
+use crate::proxy::Proxy;
 
 struct HttpBench;
 
 struct HttpNode {
-    address: SocketAddr,
-    orders: mpsc::Sender<Order>,
-}
-
-enum Order {
-    Cut(oneshot::Sender<()>),
-    Stop(oneshot::Sender<()>),
+    proxy: Proxy,
+    node: JoinHandle<()>,
 }
 
 peer_transport_contract!(HttpBench);
@@ -45,51 +41,31 @@ impl Bench for HttpBench {
     async fn start(&self, service: Arc<dyn PeerService>) -> HttpNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (orders, mut given) = mpsc::channel(1);
-        tokio::spawn(async move {
+        let node = tokio::spawn(async move {
             let mut connections = JoinSet::new();
-            let done = loop {
-                tokio::select! {
-                    accepted = listener.accept() => {
-                        let node = service_fn({
-                            let service = service.clone();
-                            move |request| answer(service.clone(), request)
-                        });
-                        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(accepted.unwrap().0), node));
-                    }
-                    order = given.recv() => match order {
-                        Some(Order::Cut(done)) => {
-                            connections.shutdown().await;
-                            let _ = done.send(());
-                        }
-                        Some(Order::Stop(done)) => break Some(done),
-                        None => break None,
-                    },
-                }
-            };
-            drop(listener);
-            connections.shutdown().await;
-            done.map(|done| done.send(()))
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = service.clone();
+                let node = service_fn(move |request| answer(service.clone(), request));
+                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), node));
+            }
         });
-        HttpNode { address, orders }
+        HttpNode { proxy: Proxy::before(address).await, node }
     }
 }
 
 impl RunningNode for HttpNode {
     fn address(&self) -> String {
-        self.address.to_string()
+        self.proxy.address.to_string()
     }
 
     async fn cut(&self) {
-        let (done, cut) = oneshot::channel();
-        assert!(self.orders.send(Order::Cut(done)).await.is_ok());
-        cut.await.unwrap();
+        self.proxy.cut().await;
     }
 
     async fn stop(self) {
-        let (done, stopped) = oneshot::channel();
-        assert!(self.orders.send(Order::Stop(done)).await.is_ok());
-        stopped.await.unwrap();
+        self.proxy.stop().await;
+        self.node.abort();
     }
 }
 

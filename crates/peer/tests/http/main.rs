@@ -4,3 +4,6 @@
 
 mod contract;
 mod foreign;
+#[path = "../shared/proxy.rs"]
+#[expect(dead_code, reason = "the tests of the other transport need more of it")]
+mod proxy;
