@@ -27,8 +27,9 @@ pub const FAILURES_MAX: u32 = 3;
 /// The shortest back-off: a process that restarts is back in about this time.
 pub const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 
-/// The longest back-off: how late a peer that came back may be noticed.
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// The longest back-off: how late a peer that came back may be noticed. One that stays away costs one caller in that time
+/// a second at most, which is what an attempt to connect may take.
+pub const BACK_OFF_MAX: Duration = Duration::from_millis(500);
 
 /// The passive health of one peer.
 ///
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn back_offs_double_from_100_ms_to_5_s_and_begin_anew_after_a_success() {
+    fn back_offs_double_from_100_ms_to_half_a_second_and_begin_anew_after_a_success() {
         for seed in 0..200 {
             let (health, mut now) = (Health::new(seed), Instant::now());
             let mut spans = Vec::new();

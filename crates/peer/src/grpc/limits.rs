@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use larder_core::health;
+
 /// The most connections of one link. HTTP/2 has a lock a connection, so that one connection keeps about one core busy.
 pub const LANES_MAX: usize = 4;
 
@@ -67,8 +69,15 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first pause after a connection could not be made; it doubles, and half of it is chance.
 pub const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 
-/// The longest such pause: a node that is back is found within a second.
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// The longest such pause. Short, as a node leaves one that is away alone for longer, whoever asks for it.
+pub const BACK_OFF_MAX: Duration = Duration::from_millis(250);
+
+// A link heals within two seconds: an attempt to connect that began before the other node was back, a pause of the node
+// that asks, which is never shorter than the link's, and a hello.
+const _: () = assert!(
+    CONNECT_TIMEOUT.as_millis() + health::BACK_OFF_MAX.as_millis() < 2_000
+        && BACK_OFF_MAX.as_millis() <= health::BACK_OFF_MAX.as_millis() / 2
+);
 
 /// How often a connection that has requests pending is looked at for silence.
 pub const TICK: Duration = Duration::from_millis(100);
