@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={protos}");
     let files = protox::compile(["larder/peer/v1/peer.proto", "larder/v1/cache.proto"], [protos])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("descriptors.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(files)?;
+    let codec = "crate::grpc::codec::CountedCodec";
+    tonic_prost_build::configure().bytes(".").build_transport(false).codec_path(codec).compile_fds(files)?;
     Ok(())
 }

@@ -7,7 +7,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -45,6 +48,8 @@ pub(super) struct Exchange {
     hello: Option<Frame>,
     names: Vec<Arc<str>>,
     tasks: JoinSet<Done>,
+    /// The bytes of the answers that tasks have brought and nobody has taken: while the asker does not read, nobody does.
+    made_len: Arc<AtomicUsize>,
     /// Writes whose values are still to come.
     partial: HashMap<u64, (PeerWrite, String, Incoming)>,
     partial_len: usize,
@@ -101,6 +106,7 @@ impl Exchange {
             frames,
             names: Vec::new(),
             tasks: JoinSet::new(),
+            made_len: Arc::default(),
             partial: HashMap::new(),
             partial_len: 0,
             ready: VecDeque::new(),
@@ -175,7 +181,12 @@ impl Exchange {
         let Some(group) = groups.get(group as usize) else {
             return Err(wrong("a request is of a group that its frame does not name"));
         };
-        let key = match Key::new(key) {
+        // A write waits, and must not keep the whole frame that it came in.
+        let key = match op {
+            Op::Get(_) => Key::new(key),
+            _ => Key::copy_from(&key),
+        };
+        let key = match key {
             Ok(key) => key,
             Err(error) => {
                 self.push(id, convert::failed(&error));
@@ -229,9 +240,11 @@ impl Exchange {
                     if !self.has_room_for_task(id) {
                         continue;
                     }
+                    let made_len = self.made_len.clone();
                     self.tasks.spawn(async move {
                         let answer = timeout_at(deadline + limits::DEADLINE_GRACE, answer).await;
-                        Done { id, came_to: answer.ok().map(|answer| CameTo::Answer(answer, value_len_max)) }
+                        let kept = answer.ok().map(|answer| keep(answer, &made_len));
+                        Done { id, came_to: kept.map(|answer| CameTo::Answer(answer, value_len_max)) }
                     });
                 }
             }
@@ -241,23 +254,32 @@ impl Exchange {
     fn put(&mut self, id: u64, mut write: PeerWrite, put: Put) -> Result<(), Status> {
         let WriteOp::Put { value, .. } = &mut write.op else { return Ok(()) };
         if put.chunked_len == 0 {
-            *value = convert::value(put.value, put.content_type);
+            *value = convert::value(Bytes::copy_from_slice(&put.value), put.content_type);
             self.write(id, write);
             return Ok(());
         }
         if !put.value.is_empty() || self.partial.contains_key(&id) {
             return Err(wrong("a value comes both whole and in chunks, or twice"));
         }
-        self.drop_late_writes();
         match usize::try_from(put.chunked_len).ok().filter(|len| *len <= limits::PARTIAL_LEN_MAX) {
             None => self.refuse(id, ErrorKind::TooLarge, "the value is longer than any that this node takes"),
-            Some(len) if self.partial_len + len > limits::PARTIAL_LEN_MAX => self.overloaded(id),
+            Some(len) if !self.has_room_for_partial(len) => self.overloaded(id),
             Some(len) => {
                 self.partial_len += len;
                 self.partial.insert(id, (write, put.content_type, Incoming::new(len)));
             }
         }
         Ok(())
+    }
+
+    fn has_room_for_partial(&mut self, len: usize) -> bool {
+        let has_room = |this: &Self| {
+            this.partial.len() < limits::PARTIAL_COUNT_MAX && this.partial_len + len <= limits::PARTIAL_LEN_MAX
+        };
+        if !has_room(self) {
+            self.drop_late_writes();
+        }
+        has_room(self)
     }
 
     /// Takes a piece of a value that is written.
@@ -307,7 +329,10 @@ impl Exchange {
 
     fn done(&mut self, done: Done) {
         match done.came_to {
-            Some(CameTo::Answer(answer, value_len_max)) => self.answer(done.id, answer, value_len_max),
+            Some(CameTo::Answer(answer, value_len_max)) => {
+                self.made_len.fetch_sub(answer_len(&answer), Ordering::Relaxed);
+                self.answer(done.id, answer, value_len_max);
+            }
             Some(CameTo::Written(Ok(version))) => self.push(done.id, convert::written(version)),
             Some(CameTo::Written(Err(error))) => self.push(done.id, convert::failed(&error)),
             None => {}
@@ -337,8 +362,7 @@ impl Exchange {
     }
 
     fn overloaded(&mut self, id: u64) {
-        let error = Error::new(ErrorKind::Overloaded, "the node has too much to do for the one that asks");
-        self.push(id, convert::failed(&error.with_retry_after(Duration::from_secs(1))));
+        self.push(id, convert::failed(&overloaded()));
     }
 
     /// Reads what has come, as far as there is room for the answers.
@@ -431,6 +455,28 @@ impl Stream for Exchange {
         }
         Poll::Pending
     }
+}
+
+/// Counts an answer that is kept until somebody takes it, or lets go of it.
+fn keep(answer: Result<PeerAnswer, Error>, made_len: &AtomicUsize) -> Result<PeerAnswer, Error> {
+    let len = answer_len(&answer);
+    if made_len.fetch_add(len, Ordering::Relaxed) + len <= limits::READY_LEN_MAX {
+        return answer;
+    }
+    made_len.fetch_sub(len, Ordering::Relaxed);
+    Err(overloaded())
+}
+
+fn answer_len(answer: &Result<PeerAnswer, Error>) -> usize {
+    match answer {
+        Ok(PeerAnswer::Found { value: Some(value), .. }) => value.len(),
+        _ => 0,
+    }
+}
+
+fn overloaded() -> Error {
+    let error = Error::new(ErrorKind::Overloaded, "the node has too much to do for the one that asks");
+    error.with_retry_after(Duration::from_secs(1))
 }
 
 fn value_len(outcome: &Outcome) -> usize {

@@ -23,6 +23,10 @@ pub const TASKS_MAX: usize = IN_FLIGHT_MAX;
 /// The most requests or answers in a frame. More make a frame no cheaper and its last answer later.
 pub const FRAME_COUNT_MAX: usize = 1_024;
 
+/// The most fields of a message that is read, each element of a list for itself: many times what a node puts into a frame.
+/// Empty elements are small on the wire and large in memory.
+pub const FIELDS_MAX: usize = 16 * FRAME_COUNT_MAX;
+
 /// When a frame takes nothing more, in bytes: what a connection sends at a go. The last thing in it may go beyond.
 pub const FRAME_LEN: usize = 128 * 1024;
 
@@ -41,10 +45,18 @@ pub const CHUNK_LEN: usize = 256 * 1024;
 /// values that groups allow unless told otherwise.
 pub const PARTIAL_LEN_MAX: usize = 64 * 1024 * 1024;
 
+/// The most values that one connection may have announced in chunks and not sent whole: long ones come to fewer.
+pub const PARTIAL_COUNT_MAX: usize = 1_024;
+
+/// The most bytes of values that one connection may have announced in chunks to who asked, and not sent whole. What an
+/// answering node has ready comes to a quarter of it ([`READY_LEN_MAX`]); the rest is what has come of those.
+pub const ANNOUNCED_LEN_MAX: usize = 4 * READY_LEN_MAX;
+
 /// How many bytes of answers may wait to be sent on a connection before no more questions are read from it.
 pub const READY_LEN: usize = 16 * 1024 * 1024;
 
-/// The most bytes of answers that wait to be sent on a connection. What would go beyond is refused: overloaded.
+/// The most bytes of answers that wait to be sent on a connection, and of those that wait to be taken up to be sent. What
+/// would go beyond is refused: overloaded.
 pub const READY_LEN_MAX: usize = 64 * 1024 * 1024;
 
 /// How many answers may wait to be sent on a connection before no more questions are read from it.

@@ -16,6 +16,7 @@ mod cache;
 mod call;
 mod client;
 mod clients;
+mod codec;
 mod convert;
 mod dial;
 mod exchange;

@@ -68,6 +68,8 @@ pub(super) struct Pending {
     queue: VecDeque<u64>,
     in_flight: usize,
     uses: u32,
+    /// The lengths of the values of which pieces are to come.
+    announced_len: usize,
 }
 
 impl Ask {
@@ -119,11 +121,9 @@ impl Waiting {
         self.ask.settled(outcome)
     }
 
-    fn value_len_max(&self) -> usize {
-        match &self.ask {
-            Ask::Get(asker) => asker.question().value_len_max,
-            _ => usize::MAX,
-        }
+    /// The length of the value of which pieces are to come.
+    fn announced_len(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.1.len())
     }
 
     /// What a request comes to that is not answered.
@@ -188,6 +188,7 @@ impl Pending {
     pub(super) fn remove(&mut self, id: u64) -> Option<(Waiting, bool)> {
         self.get_mut(id)?;
         let waiting = self.waiting.remove(place(id));
+        self.announced_len -= waiting.announced_len();
         let was_full = self.in_flight >= limits::IN_FLIGHT_MAX;
         self.in_flight -= usize::from(waiting.sent);
         let goes_on = was_full && waiting.sent && !self.queue.is_empty();
@@ -237,26 +238,30 @@ impl Pending {
     /// What is wrong with it.
     pub(super) fn answer(&mut self, answer: proto::Answer) -> Result<Option<(Settled, bool)>, &'static str> {
         let proto::Answer { id, outcome } = answer;
+        let announced_len = self.announced_len;
         let Some(waiting) = self.get_mut(id) else { return Ok(None) };
         if !waiting.sent || waiting.partial.is_some() {
             return Err("it answered a request that was not sent, or twice");
         }
-        let value_len_max = waiting.value_len_max();
-        let result = match outcome {
-            Some(Outcome::Found(found)) if found.chunked_len > 0 => {
-                match usize::try_from(found.chunked_len).ok().filter(|len| *len <= value_len_max) {
-                    Some(len) => {
-                        waiting.partial = Some(Box::new((found, Incoming::new(len))));
-                        return Ok(None);
-                    }
-                    None => Ok(convert::failed(&convert::too_large(value_len_max))),
+        let result = match (outcome, &waiting.ask) {
+            (Some(Outcome::Found(found)), Ask::Get(asker)) => {
+                let value_len_max = asker.question().value_len_max;
+                let inline_len = found.value.as_ref().map_or(0, |value| value.len());
+                let len = usize::try_from(found.chunked_len).unwrap_or(usize::MAX);
+                if len.max(inline_len) > value_len_max {
+                    Ok(convert::failed(&convert::too_large(value_len_max)))
+                } else if len == 0 {
+                    Ok(Outcome::Found(found))
+                } else if announced_len + len > limits::ANNOUNCED_LEN_MAX {
+                    Err(overloaded())
+                } else {
+                    waiting.partial = Some(Box::new((found, Incoming::new(len))));
+                    self.announced_len += len;
+                    return Ok(None);
                 }
             }
-            Some(Outcome::Found(found)) if found.value.as_ref().is_some_and(|value| value.len() > value_len_max) => {
-                Ok(convert::failed(&convert::too_large(value_len_max)))
-            }
-            Some(outcome) => Ok(outcome),
-            None => Err(PeerError::broke_off("it answered something that only a newer node knows")),
+            (Some(outcome), _) => Ok(outcome),
+            (None, _) => Err(PeerError::broke_off("it answered something that only a newer node knows")),
         };
         Ok(self.remove(id).map(|(waiting, goes_on)| (waiting.settled(result), goes_on)))
     }
@@ -289,7 +294,7 @@ impl Pending {
     /// Takes out all, for this reason.
     pub(super) fn fail_all(&mut self, why: &Unanswered, settled: &mut Vec<Settled>) {
         self.queue.clear();
-        self.in_flight = 0;
+        (self.in_flight, self.announced_len) = (0, 0);
         settled.extend(self.waiting.drain().map(|waiting| {
             let error = waiting.unanswered(why);
             waiting.settled(Err(error))
@@ -305,7 +310,9 @@ impl Pending {
             if matches!(waiting.ask, Ask::Get(_)) && !waiting.repeated {
                 waiting.sent = false;
                 waiting.repeated = true;
+                let announced_len = waiting.announced_len();
                 waiting.partial = None;
+                self.announced_len -= announced_len;
                 self.in_flight -= 1;
                 self.queue.push_front(id);
             } else if let Some((waiting, _)) = self.remove(id) {
