@@ -6,6 +6,7 @@
 mod command;
 mod compare;
 mod dependencies;
+mod fuzz;
 mod needs;
 mod readme;
 mod steps;
@@ -32,6 +33,7 @@ cargo xtask COMMAND
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
            peer [--only SYSTEM] [--callers N] [--value-size B] [--rounds N] [--json]: gets that another process answers
+  fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
   sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
   help     this text
 ";
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         }
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
         ["compare", arguments @ ..] => compare::compare(arguments),
+        ["fuzz", "peer", arguments @ ..] => Steps::new().step("fuzz", || fuzz::peer(arguments)).sum_up(),
         ["sanitize"] => Steps::new().step("sanitize", compare::sanitize).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,6 +1,6 @@
 //! gRPC between nodes, over real sockets.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail them")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
 
 mod contract;
 mod crowd;
@@ -15,6 +15,7 @@ mod node;
 #[path = "../shared/proxy.rs"]
 mod proxy;
 #[path = "../shared/raw.rs"]
+#[expect(dead_code, reason = "the fuzzing tests need more of it")]
 mod raw;
 #[path = "../shared/schema.rs"]
 mod schema;

@@ -62,7 +62,7 @@ fn field(name: &str, number: i32, of: Type, label: Label) -> FieldDescriptorProt
 
 impl Newer {
     fn new() -> Self {
-        let mut files = schema::compile();
+        let mut files = schema::compile("larder/peer/v1/peer.proto");
         let file = &mut files.file[0];
         for message in &mut file.message_type {
             let of_choices: Vec<_> = (0..)

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, stream};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{
     body::{self, Incoming},
@@ -141,14 +141,6 @@ impl Raw {
         let _ = self.send.send(body::Frame::data(bytes));
     }
 
-    /// Ends the exchange, as who answers.
-    pub(crate) fn end_with(&self, status: &'static str, message: &'static str) {
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static(status));
-        trailers.insert("grpc-message", HeaderValue::from_static(message));
-        let _ = self.send.send(body::Frame::trailers(trailers));
-    }
-
     /// Breaks the connection.
     pub(crate) fn break_off(&self) {
         self.connection.breaks.notify_one();
@@ -212,18 +204,27 @@ pub(crate) struct RawNode {
 
 impl RawNode {
     pub(crate) async fn start() -> Self {
-        Self::with_window(WIDE).await
+        Self::around(WIDE, |stream| stream).await
     }
 
     /// One that takes only so many bytes of an exchange at a time.
     pub(crate) async fn with_window(window: u32) -> Self {
+        Self::around(window, |stream| stream).await
+    }
+
+    /// The same over streams that are wrapped.
+    pub(crate) async fn around<S>(window: u32, wrap: impl Fn(TcpStream) -> S + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (begun, exchanges) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                serve(stream, window, begun.clone());
+                stream.set_nodelay(true).unwrap();
+                serve(wrap(stream), window, begun.clone());
             }
         });
         Self { address, exchanges, task: task.abort_handle() }
@@ -249,8 +250,10 @@ impl Drop for RawNode {
     }
 }
 
-fn serve(stream: TcpStream, window: u32, begun: mpsc::UnboundedSender<Raw>) {
-    stream.set_nodelay(true).unwrap();
+fn serve<S>(stream: S, window: u32, begun: mpsc::UnboundedSender<Raw>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let of: Arc<std::sync::OnceLock<Connection>> = Arc::default();
     let known = of.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
