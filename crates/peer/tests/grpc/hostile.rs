@@ -6,7 +6,7 @@ use bytes::Bytes;
 use larder_core::{
     Member, Transport,
     peer::PeerError,
-    testing::peer::{EchoNode, deadline, found, question},
+    testing::peer::{EchoNode, found, question},
 };
 use larder_peer::grpc::{
     GrpcTransport,
@@ -94,52 +94,4 @@ async fn a_node_whose_clock_is_off_is_not_asked() {
     same.introduce(standing("a", WALL_MS + 11_000));
     let link = same.link(&Member::new("b", address.to_string())).unwrap();
     assert_eq!(link.get(question("k")).await.unwrap(), found("k"));
-}
-
-/// Valid frames with bytes changed, cut out and put in, from a fixed seed.
-#[tokio::test]
-async fn mutated_frames_leave_the_node_alive() {
-    let node = echo().await;
-    let link = link(node);
-    let mut chance = fastrand::Rng::with_seed(1);
-    let put = proto::Put { chunked_len: 300_000, ..proto::Put::default() };
-    let good = [
-        frame((0..20).map(|id| get(id, "some key")).collect()),
-        Frame {
-            chunks: vec![proto::Chunk { id: 1, data: vec![7; 1000].into() }],
-            ..frame(vec![Request { op: Some(Op::Put(put)), ..get(1, "k") }])
-        },
-        frame(vec![Request { op: Some(Op::Ping(proto::Ping {})), ..get(3, "") }]),
-    ];
-    for round in 0..300 {
-        let mut first = hello(WALL_MS).encode_to_vec();
-        if chance.u8(..) < 32 {
-            mutate(&mut first, &mut chance);
-        }
-        let Ok(raw) = Raw::begin(node, &first).await else { continue };
-        for _ in 0..chance.usize(1..20) {
-            let mut bytes = good[chance.usize(..good.len())].encode_to_vec();
-            for _ in 0..chance.usize(1..4) {
-                mutate(&mut bytes, &mut chance);
-            }
-            raw.send(&bytes);
-        }
-        if round % 10 == 0 {
-            assert_eq!(link.get(question("k")).await.unwrap(), found("k"));
-        }
-    }
-    link.probe(deadline()).await.unwrap();
-}
-
-fn mutate(bytes: &mut Vec<u8>, chance: &mut fastrand::Rng) {
-    let at = chance.usize(..bytes.len().max(1));
-    match chance.u8(..4) {
-        0 => bytes.truncate(at),
-        1 => bytes.insert(at.min(bytes.len()), chance.u8(..)),
-        _ => {
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte = chance.u8(..);
-            }
-        }
-    }
 }
