@@ -138,7 +138,7 @@ async fn silent(mut held: watch::Receiver<bool>) {
         }
     }
     // It was removed: who waits for it hears of that.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl PeerClient for FakeLink {

@@ -189,6 +189,7 @@ impl Lane {
     /// Lets those go who don't wait any more. What they hold may need this lane's lock.
     fn forget(&self, abandoned: Vec<Waiting>) {
         self.load.fetch_sub(abandoned.len(), Ordering::Relaxed);
+        drop(abandoned);
     }
 
     fn settle(&self, settled: Vec<Settled>) {
