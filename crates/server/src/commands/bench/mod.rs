@@ -1,7 +1,7 @@
 //! `larder bench`: how many gets a node answers, and how long they take.
 //!
-//! [`larder_bench`] decides who asks for which key when, and measures; here is what is asked ([`ByHttp`] as a client does,
-//! [`ByPeer`] as another node does) and what people are shown of it.
+//! [`larder_bench`] decides who asks for which key when, and measures; here is what is asked (`ByHttp` as a client does,
+//! `ByPeer` as another node does) and what people are shown of it.
 
 mod by_http;
 mod by_peer;
