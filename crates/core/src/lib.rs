@@ -41,7 +41,7 @@ pub use group::{Answer, Group, GroupConfig, Outcome};
 pub use key::{KEY_LEN_MAX, Key};
 pub use link::{Peer, PeerStats};
 pub use loader::{Found, LoadError, LoadRequest, Loaded, Loader};
-pub use membership::{Member, MemberState, Members, Membership};
+pub use membership::{Member, MemberState, Members, Membership, Proof};
 pub use node::{GROUPS_MAX, KeyPlace, Node, NodeConfig, check_group_name};
 pub use peer::{PeerClient, PeerService, Transport};
 pub use standing::Standing;

@@ -158,7 +158,7 @@ impl View {
     }
 }
 
-/// CRC-64 of what the owner table is made from, each part with its length before it.
+/// CRC-64 of what nodes must agree on about each member, each text with its length before it.
 fn digest(members: &Members, ring: Ring) -> u64 {
     const CRC: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
     let mut digest = CRC.digest();
@@ -168,6 +168,7 @@ fn digest(members: &Members, ring: Ring) -> u64 {
             digest.update(&(text.len() as u64).to_le_bytes());
             digest.update(text.as_bytes());
         }
+        digest.update(&member.incarnation.to_le_bytes());
         digest.update(&member.weight.to_le_bytes());
         digest.update(&[member.state as u8]);
     }

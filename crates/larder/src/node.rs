@@ -72,6 +72,7 @@ pub struct NodeBuilder {
     ring: Ring,
     transport: Option<Arc<dyn Transport>>,
     clock: Arc<dyn Clock>,
+    incarnation: Option<u32>,
     seed: Option<u64>,
 }
 
@@ -84,6 +85,7 @@ impl Default for NodeBuilder {
             ring: Ring::default(),
             transport: None,
             clock: Arc::new(SystemClock),
+            incarnation: None,
             seed: None,
         }
     }
@@ -127,6 +129,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Tells this run of the node from its earlier ones and from all other nodes; a membership in which nodes register
+    /// themselves must be told the same. Not set: drawn by chance.
+    pub fn incarnation(mut self, incarnation: u32) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
+
     /// The start of everything that chance decides, for runs that are to be repeated. Not set: the machine's chance.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -141,7 +150,7 @@ impl NodeBuilder {
     // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { name, http, membership, ring, transport, clock, seed } = self;
+        let Self { name, http, membership, ring, transport, clock, incarnation, seed } = self;
         let mut members = match membership {
             Some(membership) => membership.members(),
             None => alone(&name)?,
@@ -151,7 +160,7 @@ impl NodeBuilder {
             name,
             http,
             ring,
-            incarnation: chance.u32(..),
+            incarnation: incarnation.unwrap_or_else(|| chance.u32(1..)),
             seed: chance.u64(..),
             clock,
             transport: transport.unwrap_or_else(|| Arc::new(GrpcTransport::new())),

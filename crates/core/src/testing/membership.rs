@@ -74,6 +74,7 @@ pub async fn everybody_gets_the_list(cluster: &impl Arrange) {
 /// Nothing of what a member says about itself is lost.
 pub async fn members_come_with_all_their_facts(cluster: &impl Arrange) {
     let member = Member {
+        incarnation: 42,
         http: "10.0.1.1:5273".into(),
         weight: 7,
         zone: "eu west/1".into(),

@@ -181,6 +181,7 @@ fn not_owner(members: &Members) -> proto::NotOwner {
     };
     let members = members.iter().map(|member| proto::Member {
         name: member.name.to_string(),
+        incarnation: member.incarnation,
         address: member.address.to_string(),
         http: member.http.to_string(),
         weight: member.weight,
@@ -199,6 +200,7 @@ pub(super) fn parse_not_owner(not_owner: proto::NotOwner) -> Result<PeerAnswer, 
             proto::MemberState::Draining => MemberState::Draining,
         },
         name: member.name.into(),
+        incarnation: member.incarnation,
         address: member.address.into(),
         http: member.http.into(),
         weight: member.weight,
