@@ -75,7 +75,7 @@ fn check(members: impl IntoIterator<Item = Member>) -> Result<Members, Error> {
 
 #[cfg(test)]
 mod tests {
-    use larder_core::{membership_contract, testing::membership::Arrange};
+    use larder_core::{membership_contract, testing::membership::written::Arrange};
     use proptest::{prelude::*, sample::subsequence};
 
     use super::*;

@@ -11,3 +11,4 @@ pub mod membership;
 pub mod needs;
 pub mod origin;
 pub mod peer;
+pub mod registry;

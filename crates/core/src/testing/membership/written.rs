@@ -1,17 +1,15 @@
-//! What every [`Membership`] must do, as one suite.
+//! What every [`Membership`] whose list somebody writes must do, as one suite.
 //!
 //! [`membership_contract!`](crate::membership_contract) turns each behaviour below into a test of its own. The suite steers
 //! a cluster through its [`Arrange`] and looks at it through its [`Membership`]; how the one gets to the other, and how long
 //! that takes, it doesn't ask.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use tokio::{sync::watch, time::timeout};
 
+use super::{ARRIVAL_TIME, arrives, sorted};
 use crate::{Member, MemberState, Members, Membership};
-
-/// How long a list may take to arrive; long, because a busy machine must not fail a test.
-const ARRIVAL_TIME: Duration = Duration::from_secs(30);
 
 /// Changes made without waiting for any of them to arrive.
 const CHANGES_LEN: usize = 50;
@@ -37,14 +35,6 @@ fn list(others: impl IntoIterator<Item = Member>) -> Vec<Member> {
     std::iter::once(me()).chain(others).collect()
 }
 
-/// Waits until the receiver has this list.
-async fn arrives(receiver: &mut watch::Receiver<Members>, expected: &[Member]) {
-    let expected = sorted(expected);
-    let arrived = timeout(ARRIVAL_TIME, receiver.wait_for(|members| *members == expected)).await;
-    let arrived = arrived.map(|result| result.expect("the membership has not ended").clone());
-    assert!(arrived.is_ok(), "{expected:?} does not arrive, but {:?} is there", *receiver.borrow());
-}
-
 /// Waits until the receiver is woken by this list, which must not be the one that it knows.
 async fn wakes(receiver: &mut watch::Receiver<Members>, expected: &[Member]) {
     let expected = sorted(expected);
@@ -55,10 +45,6 @@ async fn wakes(receiver: &mut watch::Receiver<Members>, expected: &[Member]) {
         } {}
     });
     assert!(woken.await.is_ok(), "{expected:?} wakes nobody, and {:?} is there", *receiver.borrow());
-}
-
-fn sorted(members: &[Member]) -> Members {
-    Members::new(members.iter().cloned()).expect("the suite's lists are sound")
 }
 
 /// A receiver that was taken earlier and one that is taken later have the same list.
@@ -151,8 +137,8 @@ pub async fn who_stops_looking_takes_nobody_along(cluster: &impl Arrange) {
     arrives(&mut cluster.membership().members(), &members).await;
 }
 
-/// Makes a module of tests, one for each behaviour of [`testing::membership`](crate::testing::membership); `$arrange` makes
-/// the [`Arrange`](crate::testing::membership::Arrange) of one test. It needs `tokio` with `macros` and `rt`.
+/// Makes a module of tests, one for each behaviour of [`testing::membership`](crate::testing::membership::written); `$arrange` makes
+/// the [`Arrange`](crate::testing::membership::written::Arrange) of one test. It needs `tokio` with `macros` and `rt`.
 #[macro_export]
 macro_rules! membership_contract {
     ($name:ident, $arrange:expr) => {
@@ -172,7 +158,7 @@ macro_rules! membership_contract {
             $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    $crate::testing::membership::$behaviour(&$arrange).await;
+                    $crate::testing::membership::written::$behaviour(&$arrange).await;
                 }
             )*
         }
