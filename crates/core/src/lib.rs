@@ -19,6 +19,7 @@ mod error;
 pub mod flight;
 pub mod group;
 pub mod health;
+mod heard_views;
 mod key;
 mod link;
 pub mod loader;

@@ -12,15 +12,13 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, PeerService, Standing, Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, Members, Membership, PeerService, Standing, Transport, Version,
     group::{Group, GroupConfig},
     link::Peer,
+    membership::LOOK_TIME_MAX,
     peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
     placement::Slot,
     stats::{Counter, Protocol},
@@ -39,6 +37,9 @@ const MEETING_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many members are asked at once who they are, each over a connection of its own.
 const GREETINGS_MAX: usize = 32;
+
+/// How soon after a look at the membership the next one is made: views that nobody has can be told by the thousand.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a node is made of.
 pub struct NodeConfig {
@@ -302,8 +303,11 @@ impl Node {
         Arc::new(Serving { node: self.clone(), over })
     }
 
-    /// Follows a membership for as long as it lasts. A list that can't be used is logged and passed over.
-    pub async fn follow(self, mut members: watch::Receiver<Members>) {
+    /// Follows a membership for as long as it lasts, and looks at it when another node is heard to have a view that this
+    /// one doesn't know (rule W1). A list that can't be used is logged and passed over.
+    pub async fn follow(self, membership: Arc<dyn Membership>) {
+        let (mut members, views) = (membership.members(), self.0.standing.heard_views());
+        let mut wanted = Vec::new();
         loop {
             let list = members.borrow_and_update().clone();
             let node = self.clone();
@@ -311,9 +315,21 @@ impl Node {
             if let Ok(Err(error)) = changed {
                 tracing::error!(%error, "the new member list is not used");
             }
-            if members.changed().await.is_err() {
-                return;
+            if !wanted.is_empty() {
+                views.done(&wanted);
+                sleep(LOOK_PAUSE).await;
             }
+            wanted = tokio::select! {
+                changed = members.changed() => match changed {
+                    Ok(()) => Vec::new(),
+                    Err(_) => return,
+                },
+                wanted = views.wanted() => {
+                    // A look that takes too long is as good as one that found nothing.
+                    let _in_time = timeout(LOOK_TIME_MAX, membership.look()).await;
+                    wanted
+                }
+            };
         }
     }
 }

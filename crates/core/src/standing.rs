@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Clock, Error, ErrorKind, Member, Members, Version,
+    heard_views::HeardViews,
     version::{HybridClock, Reading},
 };
 
@@ -53,6 +54,7 @@ pub struct Standing {
     clock: Arc<dyn Clock>,
     versions: HybridClock,
     view_digest: AtomicU64,
+    views: HeardViews,
     http: Arc<str>,
     /// The other members of the present view, and where their HTTP APIs are, empty until they have said so.
     others: Mutex<HashMap<Arc<str>, Arc<str>>>,
@@ -68,6 +70,7 @@ impl Standing {
             clock,
             versions,
             view_digest: AtomicU64::new(0),
+            views: HeardViews::default(),
             http: Arc::from(""),
             others: Mutex::default(),
         }
@@ -116,6 +119,7 @@ impl Standing {
 
     pub(crate) fn set_view(&self, digest: u64, members: &Members) {
         self.view_digest.store(digest, Ordering::Relaxed);
+        self.views.adopt(digest);
         let mut others = self.others.lock();
         let known = std::mem::take(&mut *others);
         let others_now = members.iter().filter(|member| member.name != self.name);
@@ -123,6 +127,23 @@ impl Standing {
             let http = known.get(&member.name).cloned().unwrap_or_default();
             (member.name.clone(), http)
         }));
+    }
+
+    /// Another node has the view of this digest; 0: none. One that this node doesn't know is looked for in its membership.
+    /// Whether it can judge already what the other asks: the view is known, or was looked for (rule W1).
+    pub fn hear_view(&self, digest: u64) -> bool {
+        digest == 0 || digest == self.view_digest() || self.views.hear(digest)
+    }
+
+    /// Waits until this node can judge what a node of this view asks. That takes
+    /// [`LOOK_TIME_MAX`](crate::membership::LOOK_TIME_MAX) at most, and the second time nothing.
+    pub async fn meet_view(&self, digest: u64) {
+        self.views.meet(digest).await;
+    }
+
+    /// The views that others have been heard to have.
+    pub(crate) fn heard_views(&self) -> &HeardViews {
+        &self.views
     }
 
     /// Where clients reach its HTTP API, `host:port`; empty if it has none.

@@ -3,9 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder_core::{Clock, Error, Loader, Member, Members, Membership, NodeConfig, Ring, Transport, View};
+use larder_cluster::Static;
+use larder_core::{Clock, Error, Loader, Member, Membership, NodeConfig, Ring, Transport, View};
 use larder_peer::grpc::GrpcTransport;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{GroupBuilder, SystemClock};
 
@@ -151,9 +152,9 @@ impl NodeBuilder {
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
         let Self { name, http, membership, ring, transport, clock, incarnation, seed } = self;
-        let mut members = match membership {
-            Some(membership) => membership.members(),
-            None => alone(&name)?,
+        let membership = match membership {
+            Some(membership) => membership,
+            None => Arc::new(Static::new([Member::new(name.clone(), "")])?),
         };
         let mut chance = fastrand::Rng::with_seed(seed.unwrap_or_else(machine_chance));
         let config = NodeConfig {
@@ -165,18 +166,12 @@ impl NodeBuilder {
             clock,
             transport: transport.unwrap_or_else(|| Arc::new(GrpcTransport::new())),
         };
-        let core = larder_core::Node::new(config, members.borrow_and_update().clone())?;
+        let core = larder_core::Node::new(config, membership.members().borrow().clone())?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(core.clone().follow(members));
+        tasks.spawn(core.clone().follow(membership));
         tasks.spawn(sweep(core.clone()));
         Ok(Node { core, _tasks: tasks })
     }
-}
-
-/// A list of this node only, which never changes.
-fn alone(name: &Arc<str>) -> Result<watch::Receiver<Members>, Error> {
-    let members = Members::new([Member::new(name.clone(), "")])?;
-    Ok(watch::Sender::new(members).subscribe())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where a node's chance begins")]

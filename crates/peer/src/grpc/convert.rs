@@ -41,9 +41,10 @@ pub(super) fn check_hello(standing: &Standing, first: &Frame) -> Result<(), Erro
     Ok(())
 }
 
-/// Judges what every frame says.
-pub(super) fn check_frame(standing: &Standing, frame: &Frame) -> Result<(), Error> {
-    standing.observe(Reading::from_bits(frame.clock))
+/// Judges what every frame says. Whether what it asks can be judged: else the sender's view is to be met first (rule W1).
+pub(super) fn check_frame(standing: &Standing, frame: &Frame) -> Result<bool, Error> {
+    standing.observe(Reading::from_bits(frame.clock))?;
+    Ok(standing.hear_view(frame.view))
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -45,6 +45,8 @@ pub(super) struct Exchange {
     service: Arc<dyn PeerService>,
     standing: Arc<Standing>,
     frames: Streaming<Frame>,
+    /// A frame of a view that this node looks for, and when it came. What comes after it waits as well.
+    held_up: Option<(Frame, Instant, BoxFuture<'static, ()>)>,
     hello: Option<Frame>,
     names: Vec<Arc<str>>,
     tasks: JoinSet<Done>,
@@ -104,6 +106,7 @@ impl Exchange {
             service,
             standing,
             frames,
+            held_up: None,
             names: Vec::new(),
             tasks: JoinSet::new(),
             made_len: Arc::default(),
@@ -119,15 +122,23 @@ impl Exchange {
         }
     }
 
+    /// Takes a frame, unless its sender's view is to be looked for first (rule W1).
+    fn judge(&mut self, frame: Frame) -> Result<(), Status> {
+        if convert::check_frame(&self.standing, &frame).map_err(|error| wrong(error.message()))? {
+            return self.take(frame, Instant::now());
+        }
+        let (standing, view) = (self.standing.clone(), frame.view);
+        self.held_up = Some((frame, Instant::now(), Box::pin(async move { standing.meet_view(view).await })));
+        Ok(())
+    }
+
     /// Takes one frame's questions together.
-    fn take(&mut self, frame: Frame) -> Result<(), Status> {
-        convert::check_frame(&self.standing, &frame).map_err(|error| wrong(error.message()))?;
+    fn take(&mut self, frame: Frame, now: Instant) -> Result<(), Status> {
         if frame.hello.is_some() || !frame.answers.is_empty() {
             return Err(wrong("a frame carries what only the first one, or who answers, may send"));
         }
         let groups =
             frame.groups.iter().map(|name| self.group_name(name)).collect::<Result<Vec<Arc<str>>, Status>>()?;
-        let now = Instant::now();
         let mut asked = Asked::default();
         for request in frame.requests {
             self.request(request, &groups, now, &mut asked)?;
@@ -371,10 +382,18 @@ impl Exchange {
             if self.is_ending || self.ready.len() >= limits::READY_COUNT || self.ready_len >= limits::READY_LEN {
                 return Ok(Read::Paused);
             }
+            if let Some((_, _, met)) = &mut self.held_up {
+                if met.as_mut().poll(cx).is_pending() {
+                    return Ok(Read::Paused);
+                }
+                if let Some((frame, came, _)) = self.held_up.take() {
+                    self.take(frame, came)?;
+                }
+            }
             match Pin::new(&mut self.frames).poll_next(cx) {
                 Poll::Pending => return Ok(Read::All),
                 Poll::Ready(None) => return Ok(Read::End),
-                Poll::Ready(Some(frame)) => self.take(frame?)?,
+                Poll::Ready(Some(frame)) => self.judge(frame?)?,
             }
         }
         cx.waker().wake_by_ref();

@@ -19,3 +19,4 @@ mod proxy;
 mod raw;
 #[path = "../shared/schema.rs"]
 mod schema;
+mod views;
