@@ -97,8 +97,7 @@ fn read(value: &[u8]) -> u64 {
 
 impl Cache for Store {
     fn get(&self, key: &[u8]) -> Option<u64> {
-        let hit = Store::get(self, key, Moment::from_nanos(1))?;
-        hit.value.as_deref().map(read)
+        Store::get(self, key, Moment::from_nanos(1))?.bytes().map(read)
     }
 
     fn put(&self, key: &[u8], value: &[u8]) {
@@ -108,7 +107,7 @@ impl Cache for Store {
     fn get_many(&self, keys: &[&[u8]]) -> usize {
         let mut found = 0;
         Store::get_many(self, keys, Moment::from_nanos(1), |_, hit| {
-            found += usize::from(hit.and_then(|hit| hit.value).is_some_and(|value| read(&value) < u64::MAX));
+            found += usize::from(hit.is_some_and(|hit| hit.bytes().map(read) < Some(u64::MAX)));
         });
         found
     }

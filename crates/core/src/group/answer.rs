@@ -60,14 +60,14 @@ pub struct Answer {
 
 impl Answer {
     pub(super) fn from_store(hit: Hit, now: Moment) -> Self {
-        let Hit { value, meta } = hit;
+        let meta = hit.meta();
         let outcome = if now < meta.fresh_until {
             Outcome::Hit(meta.tier)
         } else {
             Outcome::Stale { by: now.since(meta.fresh_until) }
         };
         let ttl_left = (meta.fresh_until != Moment::NEVER).then(|| meta.fresh_until.since(now));
-        Self { value, version: Some(meta.version), load_start: meta.load_start, ttl_left, outcome }
+        Self { version: Some(meta.version), load_start: meta.load_start, ttl_left, outcome, value: hit.into_value() }
     }
 
     pub(super) fn from_flight(fetched: Fetched, collapsed: bool, now: impl FnOnce() -> Moment) -> Self {

@@ -56,8 +56,8 @@ impl Group {
         let Ok(key) = Key::copy_from(key) else { return };
         let hard = Instant::now() + self.0.config.hard_timeout;
         if let Ok((Some(leader), Boarded { waiter, .. })) = boarded(self.0.loads.board(&key, hard)) {
-            let led = Led { leader, key, slot: hit.meta.slot };
-            let load = self.clone().load(led, Role::Owner, Some(hit.meta.load_start));
+            let led = Led { leader, key, slot: hit.meta().slot };
+            let load = self.clone().load(led, Role::Owner, Some(hit.meta().load_start));
             tokio::spawn(async move {
                 // A refresh is an ordinary flight; this is the one who waits for it.
                 let _served_from_the_store = tokio::join!(load, waiter.wait());
@@ -159,13 +159,13 @@ impl Group {
             Role::Other => return None,
         };
         let hit = self.0.store.peek(key.as_bytes(), now)?;
-        let renewed = older.is_none_or(|older| hit.meta.load_start > older);
-        (hit.meta.tier == tier && now < hit.meta.fresh_until && renewed).then(|| {
+        let renewed = older.is_none_or(|older| hit.meta().load_start > older);
+        (hit.meta().tier == tier && now < hit.meta().fresh_until && renewed).then(|| {
             Landing::Fetched(Fetched {
-                value: hit.value,
-                version: Some(hit.meta.version),
-                load_start: hit.meta.load_start,
-                fresh_until: hit.meta.fresh_until,
+                version: Some(hit.meta().version),
+                load_start: hit.meta().load_start,
+                fresh_until: hit.meta().fresh_until,
+                value: hit.into_value(),
                 source: source(role),
                 stored: true,
             })
@@ -179,7 +179,7 @@ impl Group {
     /// What the store holds of the key, for an origin that can say that nothing changed.
     fn previous(&self, key: &Key) -> Option<Value> {
         let hit = self.0.store.peek(key.as_bytes(), self.now())?;
-        hit.value.filter(|value| value.validator().is_some())
+        hit.into_value().filter(|value| value.validator().is_some())
     }
 
     /// The end of a load: decides what is kept, keeps it, and says what the waiters get. Runs in one step with the end of the
@@ -201,10 +201,10 @@ impl Group {
             }
         };
         self.0.stats.loads.of(source(role)).add(1);
-        let held = self.0.store.peek(key.as_bytes(), self.now()).filter(|hit| hit.meta.tier == Tier::Main);
+        let held = self.0.store.peek(key.as_bytes(), self.now()).filter(|hit| hit.meta().tier == Tier::Main);
         // A load that brings the same bytes keeps the version (rule V3).
-        let same = held.filter(|hit| hit.value == value);
-        let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta.version);
+        let same = held.filter(|hit| hit.clone().into_value() == value);
+        let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta().version);
         let ttl = self.ttl(role, value.is_some(), ttl);
         let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
         let keep = attached && role != Role::Other && ttl != Some(Duration::ZERO);

@@ -272,16 +272,16 @@ impl Group {
         let Inner { node, config, .. } = &*self.0;
         // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
         // slot that went elsewhere answers nothing.
-        if hit.meta.tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta.slot, key)) {
+        if hit.meta().tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta().slot, key)) {
             return None;
         }
-        if now < hit.meta.fresh_until {
+        if now < hit.meta().fresh_until {
             if config.refresh_ahead > 0.0 && self.is_due(&hit, now) {
                 self.refresh_behind(key, &hit);
             }
             return Some(Answer::from_store(hit, now));
         }
-        if now < hit.meta.fresh_until + config.stale_while_revalidate {
+        if now < hit.meta().fresh_until + config.stale_while_revalidate {
             self.refresh_behind(key, &hit);
             return Some(Answer::from_store(hit, now));
         }
@@ -386,9 +386,9 @@ impl Group {
         }
         let now = self.now();
         let hit = store.peek(key.as_bytes(), now)?;
-        let allowed = hit.meta.tier == Tier::Main
-            && node.peek_view().is_mine(hit.meta.slot, key.as_bytes())
-            && now < hit.meta.fresh_until + config.stale_if_error;
+        let allowed = hit.meta().tier == Tier::Main
+            && node.peek_view().is_mine(hit.meta().slot, key.as_bytes())
+            && now < hit.meta().fresh_until + config.stale_if_error;
         allowed.then(|| Answer::from_store(hit, now))
     }
 
@@ -401,12 +401,12 @@ impl Group {
 
     /// Whether so much of the ttl has passed that the value should be loaded anew while it is fresh.
     fn is_due(&self, hit: &Hit, now: Moment) -> bool {
-        if hit.meta.fresh_until == Moment::NEVER {
+        if hit.meta().fresh_until == Moment::NEVER {
             return false;
         }
-        let left = hit.meta.fresh_until.since(now);
+        let left = hit.meta().fresh_until.since(now);
         let wall_ms = self.0.node.clock().wall_ms();
-        let age = Duration::from_millis(wall_ms.saturating_sub(hit.meta.load_start.wall_ms()));
+        let age = Duration::from_millis(wall_ms.saturating_sub(hit.meta().load_start.wall_ms()));
         age.as_secs_f64() >= self.0.config.refresh_ahead * (age + left).as_secs_f64()
     }
 

@@ -141,10 +141,10 @@ impl Group {
         let keep_until = fresh_until;
         let meta = Meta { slot, tier: Tier::Main, version, load_start: version.reading(), fresh_until, keep_until };
         let inserted = self.0.store.insert_if(key.as_bytes(), Some(value), meta, now, |held| {
-            let held = held.filter(|hit| hit.value.is_some() && now < hit.meta.fresh_until);
+            let held = held.filter(|hit| hit.bytes().is_some() && now < hit.meta().fresh_until);
             match condition {
                 Condition::Always => true,
-                Condition::IfVersion(version) => held.is_some_and(|hit| hit.meta.version == version),
+                Condition::IfVersion(version) => held.is_some_and(|hit| hit.meta().version == version),
                 Condition::IfAbsent => held.is_none(),
             }
         });
@@ -159,11 +159,11 @@ impl Group {
 
     fn drop_value(&self, key: &Key, condition: Condition) -> Result<(), Error> {
         let now = self.now();
-        let held = self.0.store.peek(key.as_bytes(), now).filter(|hit| hit.value.is_some());
+        let held = self.0.store.peek(key.as_bytes(), now).filter(|hit| hit.bytes().is_some());
         // Writes to a key and landings of its loads all run under its lock in the flight table.
         let met = match condition {
             Condition::Always => true,
-            Condition::IfVersion(version) => held.is_some_and(|hit| hit.meta.version == version),
+            Condition::IfVersion(version) => held.is_some_and(|hit| hit.meta().version == version),
             Condition::IfAbsent => held.is_none(),
         };
         if !met {

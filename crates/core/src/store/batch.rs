@@ -7,14 +7,14 @@ use super::{Entry, Hit, Store, hash::KeyHash};
 use crate::Moment;
 
 /// Keys whose look-ups overlap: more than the memory requests that a core has under way at once, and few enough to keep
-/// their locks and entries on the stack.
+/// their entries on the stack.
 const BATCH_LEN: usize = 16;
 
 /// What one key of a batch came to.
 enum Found {
     Nothing,
     Entry(Entry),
-    /// Its shard was being written to, or its entry has to go: it is looked up alone.
+    /// Its entry has to go, or readers need the lock: it is looked up alone.
     LeftOut,
 }
 
@@ -32,7 +32,7 @@ impl Store {
                 let index = batch * BATCH_LEN + at;
                 match found {
                     Found::Nothing => show(index, None),
-                    Found::Entry(entry) => show(index, Some(entry.into_hit())),
+                    Found::Entry(entry) => show(index, Some(Hit::new(entry))),
                     Found::LeftOut => show(index, self.get(key, now)),
                 }
             }
@@ -41,29 +41,19 @@ impl Store {
 
     fn look_up(&self, keys: &[&[u8]], now: Moment, found: &mut [Found; BATCH_LEN]) {
         let mut hashes = [KeyHash::default(); BATCH_LEN];
-        let mut shards = [const { None }; BATCH_LEN];
-        for (at, key) in keys.iter().enumerate() {
-            hashes[at] = self.hasher.hash(key);
-            // Who holds one lock must not wait for another, as others do it in another order.
-            shards[at] = self.shard(hashes[at]).try_read_recursive();
-            if let Some(shard) = &shards[at] {
-                shard.index().prefetch_bucket(hashes[at].locator());
-            }
+        for (key, hash) in keys.iter().zip(&mut hashes) {
+            *hash = self.hasher.hash(key);
+            self.shard(*hash).prefetch_bucket(hash.locator());
         }
-        for (hash, shard) in hashes.iter().zip(&shards) {
-            if let Some(shard) = shard {
-                shard.index().prefetch_entries(hash.locator());
-            }
+        let reading = self.readers.enter_all();
+        for hash in &hashes[..keys.len()] {
+            self.shard(*hash).seen_by(&reading).prefetch_entries(hash.locator());
         }
-        for (at, key) in keys.iter().enumerate() {
-            let Some(shard) = &shards[at] else { continue };
-            found[at] = match shard.index().find(hashes[at].locator(), key) {
+        for ((key, hash), found) in keys.iter().zip(hashes).zip(found) {
+            *found = match self.shard(hash).seen_by(&reading).find(hash.locator(), key) {
                 None => Found::Nothing,
-                Some(entry) if self.reason_to_go(entry, now).is_some() => Found::LeftOut,
-                Some(entry) => {
-                    self.note_read(entry);
-                    Found::Entry(entry.clone())
-                }
+                Some(entry) if self.reason_to_go(&entry, now).is_some() => Found::LeftOut,
+                Some(entry) => Found::Entry(entry.clone_used()),
             };
         }
     }

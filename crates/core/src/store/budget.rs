@@ -6,9 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::Mutex;
 
-use super::{Padded, shard::Shard};
+use super::{Store, shard::Locked};
 
 /// A value that takes more than this part of a shard's share is made room for in all shards.
 const LARGE_PART: u64 = 8;
@@ -21,8 +21,6 @@ pub(super) struct Budget {
     moving: Mutex<()>,
 }
 
-type Shards = [Padded<RwLock<Shard>>];
-
 impl Budget {
     pub(super) fn new(capacity: u64) -> Self {
         Self { capacity: AtomicU64::new(capacity), pool: AtomicU64::new(0), moving: Mutex::new(()) }
@@ -32,79 +30,82 @@ impl Budget {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    fn share(&self, shards: &Shards) -> u64 {
-        self.capacity() / shards.len() as u64
+    fn share(&self, shards: usize) -> u64 {
+        self.capacity() / shards as u64
     }
 
-    /// Takes or gives back what the shard has too little or too much.
+    /// Takes or gives back what one of so many shards has too little or too much.
     #[inline]
-    pub(super) fn settle(&self, shard: &mut Shard, shards: &Shards) {
+    pub(super) fn settle(&self, shard: &mut Locked<'_>, shards: usize) {
         let share = self.share(shards);
-        if shard.limit != share {
+        if shard.limit() != share {
             self.settle_unequal(shard, share);
         }
     }
 
     #[cold]
-    fn settle_unequal(&self, shard: &mut Shard, share: u64) {
-        if shard.limit > share {
-            let spare = (shard.limit - share).min(shard.limit.saturating_sub(shard.stats.bytes()));
-            shard.limit -= spare;
+    fn settle_unequal(&self, shard: &mut Locked<'_>, share: u64) {
+        let limit = shard.limit();
+        if limit > share {
+            let spare = (limit - share).min(limit.saturating_sub(shard.stats().bytes()));
+            shard.set_limit(limit - spare);
             self.pool.fetch_add(spare, Ordering::Relaxed);
         } else {
-            let missing = share - shard.limit;
+            let missing = share - limit;
             let taking = |pool: u64| Some(pool - pool.min(missing));
             let pool = self.pool.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taking);
-            shard.limit += pool.unwrap_or_else(|pool| pool).min(missing);
+            shard.set_limit(limit + pool.unwrap_or_else(|pool| pool).min(missing));
         }
     }
+}
 
+impl Store {
     /// Sees to it that an entry of this cost finds room in the shard of this number without evicting much of it.
     #[inline]
-    pub(super) fn prepare(&self, cost: u64, number: usize, shards: &Shards) {
-        if cost > self.share(shards) / LARGE_PART {
-            self.collect(cost, number, shards);
+    pub(super) fn prepare(&self, cost: u64, number: usize) {
+        if cost > self.budget.share(self.shards.len()) / LARGE_PART {
+            self.collect(cost, number);
         }
     }
 
     #[cold]
-    fn collect(&self, cost: u64, number: usize, shards: &Shards) {
-        let _moving = self.moving.lock();
-        let others = || shards.iter().enumerate().filter(|&(other, _)| other != number).map(|(_, shard)| &shard.0);
-        let all: u64 = others().map(|shard| shard.read().limit).sum();
-        let needed = cost - cost / shards.len() as u64;
+    fn collect(&self, cost: u64, number: usize) {
+        let _moving = self.budget.moving.lock();
+        let others = || (0..self.shards.len()).filter(|&other| other != number);
+        let all: u64 = others().map(|other| self.lock(other).limit()).sum();
+        let needed = cost - cost / self.shards.len() as u64;
         let mut collected = 0;
-        for shard in others() {
-            let mut shard = shard.write();
-            let part = u128::from(shard.limit) * u128::from(needed) / u128::from(all.max(1));
-            let part = (part as u64).min(shard.limit);
-            shard.limit -= part;
+        for other in others() {
+            let mut shard = self.lock(other);
+            let part = u128::from(shard.limit()) * u128::from(needed) / u128::from(all.max(1));
+            let limit = shard.limit();
+            let part = (part as u64).min(limit);
+            shard.set_limit(limit - part);
             collected += part;
-            shrink(&mut shard);
+            make_room(&mut shard, 0);
         }
-        let mut shard = shards[number].0.write();
-        shard.limit += collected;
-        while !shard.make_room(cost) {
-            RwLockWriteGuard::bump(&mut shard);
-        }
+        let mut shard = self.lock(number);
+        let limit = shard.limit();
+        shard.set_limit(limit + collected);
+        make_room(&mut shard, cost);
     }
 
-    /// Changes the capacity.
-    pub(super) fn resize(&self, capacity: u64, shards: &Shards) {
-        let _moving = self.moving.lock();
-        self.capacity.store(capacity, Ordering::Relaxed);
-        for shard in shards {
-            let mut shard = shard.0.write();
-            shard.limit = self.share(shards);
-            shrink(&mut shard);
+    /// Changes the bound on bytes. Evicts in bounded steps what no longer fits, and lets others in between.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        let _moving = self.budget.moving.lock();
+        self.budget.capacity.store(capacity_bytes, Ordering::Relaxed);
+        for number in 0..self.shards.len() {
+            let mut shard = self.lock(number);
+            shard.set_limit(self.budget.share(self.shards.len()));
+            make_room(&mut shard, 0);
         }
-        self.pool.store(0, Ordering::Relaxed);
+        self.budget.pool.store(0, Ordering::Relaxed);
     }
 }
 
-/// Evicts down to the limit, letting others in between.
-fn shrink(shard: &mut RwLockWriteGuard<'_, Shard>) {
-    while !shard.make_room(0) {
-        RwLockWriteGuard::bump(shard);
+/// Evicts until so many bytes more fit, letting others in between.
+pub(super) fn make_room(shard: &mut Locked<'_>, bytes: u64) {
+    while !shard.make_room(bytes) {
+        shard.bump();
     }
 }

@@ -19,6 +19,9 @@
 
 use std::{
     alloc::{Layout, alloc, dealloc, handle_alloc_error},
+    marker::PhantomData,
+    mem,
+    ops::Deref,
     ptr::{self, NonNull},
     slice,
     sync::{
@@ -27,7 +30,7 @@ use std::{
     },
 };
 
-use super::{Hit, Meta, Tags, Tier};
+use super::{Meta, Tags, Tier};
 use crate::{
     KEY_LEN_MAX, Moment, Value, Version,
     placement::{SLOT_COUNT, Slot},
@@ -35,12 +38,22 @@ use crate::{
     version::Reading,
 };
 
+/// The lowest bits of `refs` are the entry's heat.
+const HEAT_MASK: u32 = (1 << 2) - 1;
+const ONE_REF: u32 = HEAT_MASK + 1;
+
+/// How hot an entry may be.
+pub(super) const HEAT_MAX: u32 = HEAT_MASK;
+
 /// More references than this can only be a leak; to count on would end in a value freed while it is read.
 const REFS_MAX: u32 = u32::MAX / 2;
 
 /// What an entry costs beside its own allocation, in bytes: its share of the index (a pointer and a tag, at 72 to 90%
 /// load), its place in a queue, and a ghost.
 const TABLES_COST: u64 = 12 + 6 + 5;
+
+/// The least that any entry costs.
+pub(super) const COST_MIN: usize = size_of::<Header>() + TABLES_COST as usize;
 
 const KEY_LEN_MASK: u16 = (1 << 11) - 1;
 const NOTHING: u16 = 1 << 11;
@@ -55,9 +68,10 @@ const HOT: u16 = 1 << 15;
 /// The size of an optional word; tags take several.
 const WORD: usize = 8;
 
-struct Header {
+pub(super) struct Header {
+    /// How many references there are, above how hot the entry is: who reads it changes both at once.
     refs: AtomicU32,
-    /// The policy's: where in its queues the entry is, and how hot.
+    /// The policy's: where in its queues the entry is. Used under the shard's lock only.
     place: AtomicU32,
     reading: u64,
     fresh_until: u64,
@@ -88,9 +102,11 @@ impl Header {
     /// Where the part of this flag begins, counted from behind the header, if it is there; with `0` where the key does.
     #[inline]
     const fn offset(&self, flag: u16) -> usize {
-        if !self.has(PARTS) {
-            return 0;
-        }
+        if self.has(PARTS) { self.offset_among_parts(flag) } else { 0 }
+    }
+
+    #[inline(never)]
+    const fn offset_among_parts(&self, flag: u16) -> usize {
         let mut words = 0;
         if flag != ABOUT && self.has(ABOUT) {
             words += 1;
@@ -118,7 +134,37 @@ impl Header {
 }
 
 /// A counted reference to an entry.
+#[repr(transparent)]
 pub(crate) struct Entry(NonNull<Header>);
+
+/// An entry that someone else's reference keeps for as long as `'a`.
+pub(super) struct Held<'a>(NonNull<Header>, PhantomData<&'a Entry>);
+
+impl<'a> Held<'a> {
+    /// # Safety
+    ///
+    /// `header` came from [`Entry::into_raw`], and that reference isn't dropped before the end of `'a`.
+    pub(super) const unsafe fn new(header: NonNull<Header>) -> Self {
+        Self(header, PhantomData)
+    }
+
+    /// # Safety
+    ///
+    /// The caller takes that reference for his own; nobody else drops it.
+    pub(super) const unsafe fn own(self) -> Entry {
+        Entry(self.0)
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Entry;
+
+    #[inline]
+    fn deref(&self) -> &Entry {
+        // SAFETY: An entry is nothing but this pointer, and the reference that it stands for is there for `'a`.
+        unsafe { &*ptr::from_ref(&self.0).cast::<Entry>() }
+    }
+}
 
 // SAFETY: What is shared never changes after `new`, but for two atomic fields; `Arc<About>` is Send and Sync itself.
 unsafe impl Send for Entry {}
@@ -138,7 +184,7 @@ impl Entry {
         let load_before = reading.checked_sub(meta.load_start.to_bits()).and_then(|by| u32::try_from(by).ok());
         let flag = |condition, flag| if condition { flag } else { 0 };
         let header = Header {
-            refs: AtomicU32::new(1),
+            refs: AtomicU32::new(ONE_REF),
             place: AtomicU32::new(0),
             reading,
             fresh_until: meta.fresh_until.as_nanos(),
@@ -180,14 +226,27 @@ impl Entry {
         }
     }
 
+    pub(super) const fn into_raw(self) -> NonNull<Header> {
+        let header = self.0;
+        mem::forget(self);
+        header
+    }
+
+    /// # Safety
+    ///
+    /// `header` came from [`into_raw`](Self::into_raw), and its reference was not taken back yet.
+    pub(super) const unsafe fn from_raw(header: NonNull<Header>) -> Self {
+        Self(header)
+    }
+
     #[inline]
     fn header(&self) -> &Header {
         // SAFETY: `new` wrote it, and as this reference is counted it still stands.
         unsafe { self.0.as_ref() }
     }
 
-    /// The part of this flag, if it is there.
-    #[inline]
+    /// The part of this flag, if it is there. Most entries have none, and who asks on a fast path looks first.
+    #[inline(never)]
     fn part<T>(&self, flag: u16) -> Option<&T> {
         let header = self.header();
         // SAFETY: If the flag is set, `new` wrote a value there, never changed since; each caller names its type.
@@ -212,16 +271,32 @@ impl Entry {
     #[inline]
     pub(super) fn has_key(&self, key: &[u8]) -> bool {
         let own = self.key();
+        let Some(last) = own.len().checked_sub(WORD) else { return own == key };
         if own.len() != key.len() {
             return false;
         }
-        let (own_words, own_rest) = own.as_chunks::<8>();
-        let (words, rest) = key.as_chunks::<8>();
-        let differing = own_words
-            .iter()
-            .zip(words)
-            .fold(0, |differing, (own, word)| differing | (u64::from_ne_bytes(*own) ^ u64::from_ne_bytes(*word)));
-        differing == 0 && own_rest.iter().zip(rest).fold(0, |differing, (own, byte)| differing | (own ^ byte)) == 0
+        let differ = |at: usize| {
+            // SAFETY: Both are of this length, and a word from here on is in it.
+            unsafe {
+                own.as_ptr().add(at).cast::<u64>().read_unaligned()
+                    != key.as_ptr().add(at).cast::<u64>().read_unaligned()
+            }
+        };
+        let mut at = 0;
+        while at < last {
+            if differ(at) {
+                return false;
+            }
+            at += WORD;
+        }
+        // The last word overlaps the one before it.
+        !differ(last)
+    }
+
+    /// Whether there is a value; if not, it is remembered that there is none.
+    #[inline]
+    pub(super) fn has_value(&self) -> bool {
+        !self.header().has(NOTHING)
     }
 
     /// The value's bytes; none where it is remembered that there is no value.
@@ -235,12 +310,14 @@ impl Entry {
         }
     }
 
+    #[inline]
     pub(crate) fn about(&self) -> Option<&Arc<About>> {
-        self.part(ABOUT)
+        if self.header().has(ABOUT) { self.part(ABOUT) } else { None }
     }
 
+    #[inline]
     pub(super) fn tags(&self) -> Option<&Tags> {
-        self.part(TAGGED)
+        if self.header().has(TAGGED) { self.part(TAGGED) } else { None }
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -255,14 +332,16 @@ impl Entry {
 
     #[inline]
     pub(super) fn keep_until(&self) -> Moment {
-        Moment::from_nanos(self.part(KEPT_STALE).copied().unwrap_or(self.header().fresh_until))
+        let header = self.header();
+        let apart = if header.has(KEPT_STALE) { self.part(KEPT_STALE) } else { None };
+        Moment::from_nanos(apart.copied().unwrap_or(header.fresh_until))
     }
 
     #[inline]
     pub(super) fn load_start(&self) -> Reading {
         let header = self.header();
-        let bits = self.part(LOAD_APART).copied().unwrap_or(header.reading.wrapping_sub(u64::from(header.load_before)));
-        Reading::from_bits(bits)
+        let apart = if header.has(LOAD_APART) { self.part(LOAD_APART) } else { None };
+        Reading::from_bits(apart.copied().unwrap_or(header.reading.wrapping_sub(u64::from(header.load_before))))
     }
 
     pub(super) fn version(&self) -> Version {
@@ -281,17 +360,37 @@ impl Entry {
         }
     }
 
-    /// What a look-up hands out; the value shares this allocation.
+    /// Another reference, for a use of the entry, which makes it hotter. Two uses at once may count as one.
     #[inline]
-    pub(super) fn hit(&self) -> Hit {
-        self.clone().into_hit()
+    pub(super) fn clone_used(&self) -> Self {
+        let refs = &self.header().refs;
+        let now = refs.load(Ordering::Relaxed);
+        if now & HEAT_MASK < HEAT_MAX
+            && now < REFS_MAX
+            && refs.compare_exchange(now, now + ONE_REF + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            return Self(self.0);
+        }
+        self.clone()
     }
 
-    /// The same for who needs the reference no longer.
     #[inline]
-    pub(super) fn into_hit(self) -> Hit {
-        let meta = self.meta();
-        Hit { value: (!self.header().has(NOTHING)).then(|| Value::stored(self)), meta }
+    pub(super) fn heat(&self) -> u32 {
+        self.header().refs.load(Ordering::Relaxed) & HEAT_MASK
+    }
+
+    /// Sets the heat of an entry that nobody else has yet.
+    pub(super) fn begin_with_heat(&self, heat: u32) {
+        debug_assert!(self.header().refs.load(Ordering::Relaxed) == ONE_REF);
+        self.header().refs.store(ONE_REF | heat, Ordering::Relaxed);
+    }
+
+    /// Sets the heat, up to [`HEAT_MAX`].
+    pub(super) fn set_heat(&self, heat: u32) {
+        if self.heat() != heat {
+            let set = |refs: u32| Some(refs & !HEAT_MASK | heat);
+            let _ = self.header().refs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        }
     }
 
     /// What it costs in memory, in bytes, with its share of the tables.
@@ -310,23 +409,29 @@ impl Entry {
         self.header().place.store(place, Ordering::Relaxed);
     }
 
+    /// Which entry this is, among those that are there.
     #[inline]
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.0 == other.0
+    pub(super) fn id(&self) -> *const () {
+        self.0.as_ptr().cast_const().cast()
     }
 
-    /// Has the processor fetch the entry's first line, for a look-up that follows.
+    /// Has the processor fetch the lines of what may be an entry.
     #[inline]
-    pub(super) fn prefetch(&self) {
-        super::prefetch::read(self.0.as_ptr());
-        self.prefetch_rest();
+    pub(super) fn prefetch_at(header: *const Header) {
+        super::prefetch::read(header);
+        Self::prefetch_behind(header);
     }
 
     /// Has it fetch the next two, where the key may end and the value of most entries is, while the first is waited for.
     #[inline]
     pub(super) fn prefetch_rest(&self) {
-        super::prefetch::read(self.0.as_ptr().cast::<u8>().wrapping_add(64));
-        super::prefetch::read(self.0.as_ptr().cast::<u8>().wrapping_add(128));
+        Self::prefetch_behind(self.0.as_ptr());
+    }
+
+    #[inline]
+    fn prefetch_behind(header: *const Header) {
+        super::prefetch::read(header.cast::<u8>().wrapping_add(64));
+        super::prefetch::read(header.cast::<u8>().wrapping_add(128));
     }
 }
 
@@ -334,8 +439,8 @@ impl Clone for Entry {
     #[inline]
     fn clone(&self) -> Self {
         // Relaxed: who clones holds a reference, so that the count can't reach zero meanwhile; as in `Arc`.
-        // Those who panic leave theirs counted, and there is room for another two billion of them.
-        assert!(self.header().refs.fetch_add(1, Ordering::Relaxed) < REFS_MAX, "a value's references leak");
+        // Those who panic leave theirs counted, and there is room for another half a billion of them.
+        assert!(self.header().refs.fetch_add(ONE_REF, Ordering::Relaxed) < REFS_MAX, "a value's references leak");
         Self(self.0)
     }
 }
@@ -344,7 +449,7 @@ impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
         // Release, and acquire by whoever frees: all uses through other references happen before it; as in `Arc`.
-        if self.header().refs.fetch_sub(1, Ordering::Release) == 1 {
+        if self.header().refs.fetch_sub(ONE_REF, Ordering::Release) < 2 * ONE_REF {
             fence(Ordering::Acquire);
             self.free();
         }
@@ -400,6 +505,7 @@ mod tests {
         let value = Value::from("v").with_content_type("text/plain");
         let entry = Entry::new(b"k", Some(&value), &stale, &tags).unwrap();
         assert_eq!(entry.tags(), Some(&tags));
-        assert_eq!(entry.hit(), Hit { value: Some(value), meta: stale });
+        assert_eq!(entry.meta(), stale);
+        assert_eq!(Value::stored(entry), value);
     }
 }

@@ -1,290 +1,471 @@
-//! [`Index`]: a shard's entries, found by locator and key.
+//! [`Index`]: a shard's entries, found by locator and key. Readers need no lock.
 //!
-//! A bucket fills one cache line: seven pointers, and a byte of each one's locator, so that a look-up that finds its key
-//! costs two cache misses, the bucket's and the entry's, and one that doesn't usually costs one. An entry that finds its
-//! bucket full goes to the next; the bucket counts how many passed it by, so that a look-up knows where to stop (as in
-//! Facebook's F14 tables).
+//! It is a directory of tables of some hundreds of entries (extendible hashing: Fagin and others, TODS 1979). A table that
+//! is 90% full gets the next larger buckets, and at the largest is divided into two, whose halves of the directory name
+//! them from then on; the directory doubles when a table of one slot has to be divided. So the index never holds many
+//! empty buckets, and no insert waits for more than one table to be built anew, however large the shard grows.
 //!
-//! The index is divided into tables of some thousands of entries, each of which grows by a quarter when it is 90% full.
-//! So it never holds many empty buckets, and no insert waits for a large table to be built anew.
+//! What readers find is kept for them by their seat (`readers.rs`); what was replaced goes to the shard's limbo.
 //!
 //! It knows nothing of what entries are worth and of when they go.
 
+#![allow(unsafe_code, reason = "the directory names tables by pointers that are swapped while they are read")]
+
+use std::{ops::Range, ptr::NonNull, slice};
+
 use super::{
-    entry::Entry,
+    entry::{Entry, Held},
     hash::{KeyHasher, Locator},
+    readers::Reading,
+    sync::{AtomicPtr, Ordering},
+    table::{self, At, Bucket, Table},
 };
 
-const WIDTH: usize = 7;
+/// Entries a slot of the directory, below which it doesn't double: only keys chosen for their hashes could make it.
+const ITEMS_A_SLOT_MIN: usize = 16;
 
-/// The byte behind the tags: how many entries passed the bucket by. At its highest value it no longer counts.
-const PASSED: usize = WIDTH;
-const PASSED_MAX: u8 = u8::MAX;
+/// Slots of a cache line.
+const LINE_LEN: usize = 8;
 
+/// The low bits of a pointer to something that begins with a cache line.
+const LOW_BITS: usize = 63;
+
+/// Some slots of the directory. Each names a table: its first bucket, and in the low bits how many more there are. Null is
+/// a table without buckets; neighbours may name the same.
 #[repr(align(64))]
-struct Bucket {
-    tags: [u8; WIDTH + 1],
-    entries: [Option<Entry>; WIDTH],
-}
+struct Line(
+    #[expect(dead_code, reason = "lines are read as slots, one after the other")] [AtomicPtr<Bucket>; LINE_LEN],
+);
 
-const _: () = assert!(size_of::<Bucket>() == 64 || size_of::<usize>() < 8);
+const _: () =
+    assert!(table::BUCKETS_MAX <= LOW_BITS + 1 && align_of::<Line>() > LOW_BITS && align_of::<Bucket>() > LOW_BITS);
 
-/// A byte in each of a bucket's seven tags.
-const LOW_BITS: u64 = 0x0001_0101_0101_0101;
-
-impl Bucket {
-    const EMPTY: Self = Self { tags: [0; WIDTH + 1], entries: [const { None }; WIDTH] };
-
-    /// The places whose tag may be this one, as the highest bit of each byte. A place above a match may be named
-    /// falsely; whoever asks compares keys anyway.
-    #[inline]
-    fn matches(&self, tag: u8) -> u64 {
-        let differing = u64::from_le_bytes(self.tags) ^ (u64::from(tag) * LOW_BITS);
-        differing.wrapping_sub(LOW_BITS) & !differing & (LOW_BITS << 7)
-    }
-
-    #[inline]
-    fn find(&self, tag: u8, wanted: impl Fn(&Entry) -> bool) -> Option<usize> {
-        let mut matches = self.matches(tag);
-        while matches != 0 {
-            let at = (matches.trailing_zeros() / 8) as usize;
-            if let Some(entry) = &self.entries[at] {
-                entry.prefetch_rest();
-                if wanted(entry) {
-                    return Some(at);
-                }
-            }
-            matches &= matches - 1;
-        }
-        None
-    }
-
-    fn room(&self) -> Option<usize> {
-        self.entries.iter().position(Option::is_none)
+impl Line {
+    fn empty() -> Self {
+        Self(std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut())))
     }
 }
 
-struct Table {
-    buckets: Box<[Bucket]>,
-    items: usize,
-}
-
-impl Table {
-    fn with_buckets(count: usize) -> Self {
-        Self { buckets: std::iter::repeat_with(|| Bucket::EMPTY).take(count).collect(), items: 0 }
-    }
-
-    /// The bucket where the search for an entry begins; `fraction` is what choosing the table left of the locator.
-    #[inline]
-    fn home(&self, fraction: u32) -> usize {
-        scale(fraction, self.buckets.len()).0
-    }
-
-    #[inline]
-    fn next(&self, bucket: usize) -> usize {
-        if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
-    }
-
-    #[inline]
-    fn find(&self, fraction: u32, tag: u8, wanted: impl Fn(&Entry) -> bool) -> Option<(usize, usize)> {
-        let mut bucket = self.home(fraction);
-        for _ in 0..self.buckets.len() {
-            let here = &self.buckets[bucket];
-            if let Some(at) = here.find(tag, &wanted) {
-                return Some((bucket, at));
-            }
-            if here.tags[PASSED] == 0 {
-                return None;
-            }
-            bucket = self.next(bucket);
-        }
-        None
-    }
-
-    fn insert(&mut self, fraction: u32, tag: u8, entry: Entry) {
-        let mut bucket = self.home(fraction);
-        loop {
-            let next = self.next(bucket);
-            let here = &mut self.buckets[bucket];
-            if let Some(at) = here.room() {
-                here.tags[at] = tag;
-                here.entries[at] = Some(entry);
-                self.items += 1;
-                return;
-            }
-            here.tags[PASSED] = here.tags[PASSED].saturating_add(1);
-            bucket = next;
-        }
-    }
-
-    fn remove(&mut self, fraction: u32, bucket: usize, at: usize) -> Option<Entry> {
-        let mut passed = self.home(fraction);
-        while passed != bucket {
-            let count = &mut self.buckets[passed].tags[PASSED];
-            if *count != PASSED_MAX {
-                *count -= 1;
-            }
-            passed = self.next(passed);
-        }
-        let here = &mut self.buckets[bucket];
-        here.tags[at] = 0;
-        self.items -= 1;
-        here.entries[at].take()
-    }
-
-    const fn is_full(&self) -> bool {
-        self.items * 10 >= self.buckets.len() * WIDTH * 9
-    }
-
-    const fn is_sparse(&self) -> bool {
-        self.buckets.len() > 4 && self.items * 5 < self.buckets.len() * WIDTH * 2
-    }
-}
-
-/// `of` parts, the one that `share` of 2^32 falls into, and the share of that part.
+/// The pointer without its low bits, and these.
 #[inline]
-const fn scale(share: u32, of: usize) -> (usize, u32) {
-    let product = share as u64 * of as u64;
-    ((product >> 32) as usize, product as u32)
+fn unpack<T>(packed: *mut T) -> (*mut T, usize) {
+    (packed.map_addr(|address| address & !LOW_BITS), packed.addr() & LOW_BITS)
 }
 
-/// Where a walk over the index goes on.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Cursor {
-    table: usize,
-    bucket: usize,
-    /// How many buckets the table had: if it was built anew since, its walk begins again.
-    of: usize,
+/// The directory: two to some power of slots.
+#[derive(Clone, Copy)]
+struct Directory<'a>(&'a [AtomicPtr<Bucket>]);
+
+impl Directory<'_> {
+    const fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// The number of the locator's slot.
+    #[inline]
+    const fn number(self, locator: Locator) -> usize {
+        ((locator.0 as u64 * self.len() as u64) >> 32) as usize
+    }
+
+    /// What the slot of this number names.
+    #[inline]
+    fn named(self, number: usize) -> *mut Bucket {
+        // Sequentially consistent: see `readers.rs`.
+        self.0.get(number).map_or(std::ptr::null_mut(), |slot| slot.load(Ordering::SeqCst))
+    }
+
+    /// What the locator's slot names.
+    #[inline]
+    fn named_for(self, locator: Locator) -> *mut Bucket {
+        // SAFETY: A locator is less than 2^32.
+        unsafe { self.0.get_unchecked(self.number(locator)) }.load(Ordering::SeqCst)
+    }
+
+    /// The slots that name the same table as this one: always a power of two of them, and a multiple of that.
+    fn sharing(self, number: usize) -> Range<usize> {
+        let named = self.named(number);
+        let (mut start, mut len) = (number, 1);
+        while !named.is_null() && len < self.len() {
+            let wider = start & !(2 * len - 1);
+            let other = if wider == start { start + len } else { wider };
+            if self.named(other) != named {
+                break;
+            }
+            (start, len) = (wider, 2 * len);
+        }
+        start..start + len
+    }
+
+    fn name(self, slots: Range<usize>, packed: *mut Bucket) {
+        for slot in &self.0[slots] {
+            slot.store(packed, Ordering::Release);
+        }
+    }
 }
 
+/// The table that a slot names; one without buckets for null.
+///
+/// # Safety
+///
+/// As long as `'a`, the table isn't freed.
+#[inline]
+unsafe fn table<'a>(named: *mut Bucket) -> Table<'a> {
+    let (first, more) = unpack(named);
+    if first.is_null() {
+        return Table::new(&[]);
+    }
+    // SAFETY: `Buckets::into_packed` made it of a slice of this length, and the caller has the rest.
+    Table::new(unsafe { slice::from_raw_parts(first, more + 1) })
+}
+
+/// Buckets that nobody names any more.
+pub(super) struct Buckets(NonNull<[Bucket]>);
+
+// SAFETY: It owns them.
+unsafe impl Send for Buckets {}
+
+impl Buckets {
+    fn into_packed(buckets: Box<[Bucket]>) -> *mut Bucket {
+        let more = buckets.len() - 1;
+        Box::into_raw(buckets).cast::<Bucket>().map_addr(|address| address | more)
+    }
+
+    /// # Safety
+    ///
+    /// The caller hands over what [`into_packed`](Self::into_packed) made.
+    unsafe fn from_packed(packed: *mut Bucket) -> Option<Self> {
+        let (first, more) = unpack(packed);
+        Some(Self(NonNull::slice_from_raw_parts(NonNull::new(first)?, more + 1)))
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.0.len() * size_of::<Bucket>()
+    }
+}
+
+impl Drop for Buckets {
+    fn drop(&mut self) {
+        // SAFETY: They came out of a box, and are handed over once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// What readers see of the entries of a shard.
 pub(super) struct Index {
-    tables: Box<[Table]>,
-    hasher: KeyHasher,
+    /// The directory's first line; in the low bits the logarithm of how many there are.
+    directory: AtomicPtr<Line>,
 }
+
+/// The index as somebody sees it for whom nothing that he finds there is freed.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a>(&'a Index);
 
 impl Index {
-    /// An empty index of this many tables; keys are hashed again when a table is built anew.
-    pub(super) fn new(tables: usize, hasher: KeyHasher) -> Self {
-        let tables = std::iter::repeat_with(|| Table::with_buckets(1)).take(tables.max(1)).collect();
-        Self { tables, hasher }
+    #[inline]
+    fn directory(&self) -> Directory<'_> {
+        let (lines, log) = unpack(self.directory.load(Ordering::SeqCst));
+        // SAFETY: `Tables` made it of so many lines, and frees it with the shard only.
+        Directory(unsafe { slice::from_raw_parts(lines.cast(), LINE_LEN << log) })
+    }
+
+    /// Has the processor fetch the bucket. Needs no seat: nothing is read but the directory.
+    #[inline]
+    pub(super) fn prefetch_bucket(&self, locator: Locator) {
+        let (first, more) = unpack(self.directory().named_for(locator));
+        super::prefetch::read(first.wrapping_add(table::home(locator, more + 1)));
+    }
+
+    /// As a reader sees it that is seated for this index's shard.
+    #[inline]
+    pub(super) const fn seen_by<'a>(&'a self, _: &'a Reading<'_>) -> Seen<'a> {
+        Seen(self)
+    }
+
+    /// As the holder of the shard's lock sees it: to take anything out, it has to change the tables.
+    pub(super) const fn seen_with<'a>(&'a self, _: &'a Tables) -> Seen<'a> {
+        Seen(self)
+    }
+}
+
+impl<'a> Seen<'a> {
+    #[inline]
+    fn table(self, locator: Locator) -> Table<'a> {
+        // SAFETY: For whom this is, nothing is freed.
+        unsafe { table(self.0.directory().named_for(locator)) }
     }
 
     #[inline]
-    fn table(&self, locator: Locator) -> (&Table, u32) {
-        let (table, fraction) = scale(locator.0, self.tables.len());
-        (&self.tables[table], fraction)
-    }
-
-    #[inline]
-    pub(super) fn find(&self, locator: Locator, key: &[u8]) -> Option<&Entry> {
+    pub(super) fn find(self, locator: Locator, key: &[u8]) -> Option<Held<'a>> {
         self.find_by(locator, |entry| entry.has_key(key))
     }
 
     #[inline]
-    pub(super) fn find_by(&self, locator: Locator, wanted: impl Fn(&Entry) -> bool) -> Option<&Entry> {
-        let (table, fraction) = self.table(locator);
-        let (bucket, at) = table.find(fraction, locator.tag(), wanted)?;
-        table.buckets[bucket].entries[at].as_ref()
+    pub(super) fn find_by(self, locator: Locator, wanted: impl Fn(&Entry) -> bool) -> Option<Held<'a>> {
+        self.find_at(locator, wanted).map(|(_, entry)| entry)
     }
 
-    /// Has the processor fetch the bucket.
+    /// Finds an entry and where in its table it is.
     #[inline]
-    pub(super) fn prefetch_bucket(&self, locator: Locator) {
-        let (table, fraction) = self.table(locator);
-        super::prefetch::read(&raw const table.buckets[table.home(fraction)]);
+    pub(super) fn find_at(self, locator: Locator, wanted: impl Fn(&Entry) -> bool) -> Option<(At, Held<'a>)> {
+        // SAFETY: For whom this is, nothing is freed.
+        unsafe { self.table(locator).find(locator, wanted) }
     }
 
-    /// Has the processor fetch the entries that the bucket names for the locator.
+    /// What is at this place of the locator's table.
+    pub(super) fn at(self, locator: Locator, at: At) -> Option<Held<'a>> {
+        // SAFETY: For whom this is, nothing is freed.
+        unsafe { self.table(locator).at(at) }
+    }
+
+    /// Has the processor fetch the entries that the locator's bucket names.
     #[inline]
-    pub(super) fn prefetch_entries(&self, locator: Locator) {
-        let (table, fraction) = self.table(locator);
-        let bucket = &table.buckets[table.home(fraction)];
-        let _ = bucket.find(locator.tag(), |entry| {
-            entry.prefetch();
-            false
-        });
+    pub(super) fn prefetch_entries(self, locator: Locator) {
+        self.table(locator).prefetch_entries(locator);
     }
 
-    /// Adds an entry whose key isn't there; returns how many others it moved, for want of room.
-    pub(super) fn insert(&mut self, locator: Locator, entry: Entry) -> usize {
-        let (at, fraction) = scale(locator.0, self.tables.len());
-        let table = &self.tables[at];
-        let (full, items) = (table.is_full(), table.items);
-        if full {
-            self.rebuild(at, table.buckets.len() * 5 / 4 + 1);
-        }
-        self.tables[at].insert(fraction, locator.tag(), entry);
-        if full { items } else { 0 }
-    }
-
-    /// Puts `entry` where another of the same key is, if `may` agrees, and returns that one.
-    pub(super) fn replace(
-        &mut self,
-        locator: Locator,
-        entry: &Entry,
-        may: impl FnOnce(&Entry) -> bool,
-    ) -> Option<Entry> {
-        let (at, fraction) = scale(locator.0, self.tables.len());
-        let table = &mut self.tables[at];
-        let (bucket, at) = table.find(fraction, locator.tag(), |other| other.has_key(entry.key()))?;
-        let place = table.buckets[bucket].entries[at].as_mut()?;
-        may(place).then(|| std::mem::replace(place, entry.clone()))
-    }
-
-    pub(super) fn remove_by(&mut self, locator: Locator, wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
-        let (at, fraction) = scale(locator.0, self.tables.len());
-        let table = &mut self.tables[at];
-        let (bucket, place) = table.find(fraction, locator.tag(), wanted)?;
-        let entry = table.remove(fraction, bucket, place);
-        if table.is_sparse() {
-            let count = table.buckets.len() * 3 / 5;
-            self.rebuild(at, count);
-        }
-        entry
-    }
-
-    fn rebuild(&mut self, at: usize, buckets: usize) {
-        let old = std::mem::replace(&mut self.tables[at], Table::with_buckets(buckets));
-        let count = self.tables.len();
-        let table = &mut self.tables[at];
-        for entry in old.buckets.into_iter().flat_map(|bucket| bucket.entries).flatten() {
-            let locator = self.hasher.hash(entry.key()).locator();
-            table.insert(scale(locator.0, count).1, locator.tag(), entry);
-        }
-    }
-
-    /// Shows the entries of the next buckets, at least one and as many as hold `touched_max` entries; returns how many
-    /// it showed, and the cursor to go on from, unless all buckets were walked.
+    /// Shows the entries of the next tables: one, and more as long as they come to no more than `touched_max` entries;
+    /// returns how many it looked at, and where to go on, unless that was the last table. An entry that is there all along
+    /// is shown, and twice if its table is divided meanwhile.
     pub(super) fn walk(
-        &self,
+        self,
         from: Cursor,
         touched_max: usize,
-        mut show: impl FnMut(&Entry),
+        mut show: impl FnMut(Held<'a>),
     ) -> (usize, Option<Cursor>) {
-        let Cursor { mut table, mut bucket, of } = from;
-        if self.tables.get(table).is_none_or(|table| table.buckets.len() != of) {
-            bucket = 0;
-        }
-        let mut touched = 0;
-        while let Some(here) = self.tables.get(table) {
-            while let Some(entries) = here.buckets.get(bucket) {
-                if touched + WIDTH > touched_max.max(WIDTH) {
-                    return (touched, Some(Cursor { table, bucket, of: here.buckets.len() }));
-                }
-                for entry in entries.entries.iter().flatten() {
-                    show(entry);
-                }
-                // An empty bucket is work, too.
-                touched += entries.entries.iter().flatten().count().max(1);
-                bucket += 1;
+        let directory = self.0.directory();
+        let first = directory.number(Locator(from.0));
+        let (mut number, mut shown) = (first, 0);
+        // To look at slots is work, too, even if there is nothing.
+        let touched = |number: usize, shown: usize| shown + (number - first).div_ceil(LINE_LEN);
+        while number < directory.len() {
+            // Before its slots are counted: they become fewer if it is divided meanwhile, and none must be left out.
+            // SAFETY: For whom this is, nothing is freed.
+            let table = unsafe { table(directory.named(number)) };
+            if number > first && touched(number, shown) + table.places() > touched_max {
+                let at = ((number as u64) << 32) / directory.len() as u64;
+                return (touched(number, shown), Some(Cursor(at as u32)));
             }
-            table += 1;
-            bucket = 0;
+            // SAFETY: As above.
+            shown += unsafe { table.entries() }.map(&mut show).count();
+            number = directory.sharing(number).end;
         }
-        (touched, None)
+        (touched(number, shown), None)
+    }
+}
+
+/// Where a walk over the index goes on: at the tables of the locators from this one on.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Cursor(u32);
+
+/// What changes an index, and owns what it names. It is kept under the shard's lock.
+pub(super) struct Tables {
+    hasher: KeyHasher,
+    /// How many entries each table has, by the first of its slots.
+    items: Vec<u32>,
+    all_items: usize,
+    /// The present directory, behind those that were outgrown: without a seat, readers may still look for a bucket there.
+    directories: Vec<Lines>,
+}
+
+/// Lines of a directory.
+struct Lines(NonNull<[Line]>);
+
+// SAFETY: It owns them.
+unsafe impl Send for Lines {}
+
+impl Lines {
+    /// Two to this power of empty lines.
+    fn new(log: u32) -> Self {
+        let lines: Box<[Line]> = std::iter::repeat_with(Line::empty).take(1 << log).collect();
+        Self(NonNull::from(Box::leak(lines)))
     }
 
+    const fn directory(&self) -> Directory<'_> {
+        // SAFETY: It owns them.
+        Directory(unsafe { slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * LINE_LEN) })
+    }
+
+    fn packed(&self) -> *mut Line {
+        let log = self.0.len().ilog2() as usize;
+        self.0.as_ptr().cast::<Line>().map_addr(|address| address | log)
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        // SAFETY: They came out of a box.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// An index with at least so many slots, and what changes it. The two belong together: each method of the tables takes
+/// this index.
+pub(super) fn index(slots: usize, hasher: KeyHasher) -> (Index, Tables) {
+    let lines = Lines::new((slots / LINE_LEN).max(1).next_power_of_two().ilog2());
+    let index = Index { directory: AtomicPtr::new(lines.packed()) };
+    let items = vec![0; lines.directory().len()];
+    (index, Tables { hasher, items, all_items: 0, directories: vec![lines] })
+}
+
+/// What it took to change a table.
+#[derive(Default)]
+pub(super) struct Rebuilt {
+    /// How many entries moved.
+    pub(super) moved: usize,
+    /// What they moved out of; readers may still be there.
+    pub(super) out_of: Option<Buckets>,
+}
+
+/// A table, and the slots that name it.
+struct Spot<'a> {
+    slots: Range<usize>,
+    table: Table<'a>,
+}
+
+impl Tables {
     pub(super) fn locate(&self, entry: &Entry) -> Locator {
         self.hasher.hash(entry.key()).locator()
+    }
+
+    fn spot<'a>(&'a self, index: &'a Index, locator: Locator) -> Spot<'a> {
+        let directory = index.directory();
+        let slots = directory.sharing(directory.number(locator));
+        // SAFETY: What replaces a table has the tables for itself.
+        let table = unsafe { table(directory.named(slots.start)) };
+        Spot { slots, table }
+    }
+
+    /// Adds an entry whose key isn't there; gives it back if there is no room, as too many have much the same hash.
+    pub(super) fn insert(&mut self, index: &Index, locator: Locator, entry: Entry) -> Result<Rebuilt, Entry> {
+        let Spot { slots, table } = self.spot(index, locator);
+        let mut rebuilt = Rebuilt::default();
+        if table.is_full(self.items[slots.start] as usize) {
+            rebuilt = self.make_room(index, locator);
+        }
+        let Spot { slots, table } = self.spot(index, locator);
+        table.insert(locator, entry)?;
+        let first = slots.start;
+        self.items[first] += 1;
+        self.all_items += 1;
+        Ok(rebuilt)
+    }
+
+    /// Gives the locator's table larger buckets, or divides it.
+    fn make_room(&mut self, index: &Index, locator: Locator) -> Rebuilt {
+        let Spot { slots, table } = self.spot(index, locator);
+        if let Some(buckets) = table::grown(table.buckets()) {
+            return self.rebuild(index, slots, buckets);
+        }
+        if slots.len() > 1 {
+            return self.divide(index, slots);
+        }
+        if self.all_items < self.items.len() * ITEMS_A_SLOT_MIN {
+            return Rebuilt::default();
+        }
+        self.double(index);
+        self.divide(index, slots.start * 2..slots.end * 2)
+    }
+
+    /// Moves the entries of a table to new buckets.
+    fn rebuild(&mut self, index: &Index, slots: Range<usize>, buckets: usize) -> Rebuilt {
+        let directory = index.directory();
+        let named = directory.named(slots.start);
+        let entries = self.moving(named);
+        let moved = entries.len();
+        directory.name(slots, filled(entries, buckets));
+        // SAFETY: No slot names them any more.
+        Rebuilt { moved, out_of: unsafe { Buckets::from_packed(named) } }
+    }
+
+    /// Makes two tables of one.
+    fn divide(&mut self, index: &Index, slots: Range<usize>) -> Rebuilt {
+        let directory = index.directory();
+        let named = directory.named(slots.start);
+        let middle = slots.start + slots.len() / 2;
+        let entries = self.moving(named);
+        let moved = entries.len();
+        let (upper, lower): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|(locator, _)| directory.number(*locator) >= middle);
+        for (slots, entries) in [(slots.start..middle, lower), (middle..slots.end, upper)] {
+            self.items[slots.start] = entries.len() as u32;
+            let buckets = table::fitting(entries.len());
+            directory.name(slots, filled(entries, buckets));
+        }
+        // SAFETY: No slot names them any more.
+        Rebuilt { moved, out_of: unsafe { Buckets::from_packed(named) } }
+    }
+
+    /// The entries of a table whose buckets are about to be replaced. They now own what the buckets owned.
+    fn moving(&self, named: *mut Bucket) -> Vec<(Locator, Entry)> {
+        // SAFETY: The caller replaces the buckets and has the tables for itself; buckets that nobody names own no entries.
+        let entries = unsafe { table(named).entries() };
+        // SAFETY: As above.
+        entries.map(|entry| (self.locate(&entry), unsafe { entry.own() })).collect()
+    }
+
+    /// Replaces the directory by one of twice as many slots.
+    fn double(&mut self, index: &Index) {
+        let old = index.directory();
+        let lines = Lines::new((old.len() * 2 / LINE_LEN).ilog2());
+        for number in 0..old.len() {
+            lines.directory().name(number * 2..number * 2 + 2, old.named(number));
+        }
+        self.items = self.items.iter().flat_map(|&items| [items, 0]).collect();
+        index.directory.store(lines.packed(), Ordering::Release);
+        self.directories.push(lines);
+    }
+
+    /// Puts an entry where another of its key is, and returns that one.
+    pub(super) fn swap(&mut self, index: &Index, locator: Locator, at: At, entry: Entry) -> Option<Entry> {
+        self.spot(index, locator).table.swap(at, entry)
+    }
+
+    /// Takes an entry out. If few are left in its table, that gets smaller buckets, if it may.
+    pub(super) fn remove_by(
+        &mut self,
+        index: &Index,
+        locator: Locator,
+        may_rebuild: bool,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Option<(Entry, Rebuilt)> {
+        let Spot { slots, table } = self.spot(index, locator);
+        // SAFETY: Nothing else is taken out meanwhile.
+        let (at, _) = unsafe { table.find(locator, wanted) }?;
+        let entry = table.remove(locator, at)?;
+        let items = self.items[slots.start] as usize - 1;
+        let is_sparse = table.is_sparse(items);
+        self.items[slots.start] = items as u32;
+        self.all_items -= 1;
+        let rebuilt = match may_rebuild && is_sparse {
+            true => self.rebuild(index, slots, table::fitting(items)),
+            false => Rebuilt::default(),
+        };
+        Some((entry, rebuilt))
+    }
+}
+
+/// Buckets with these entries, packed.
+fn filled(entries: Vec<(Locator, Entry)>, count: usize) -> *mut Bucket {
+    let buckets = table::buckets(count);
+    for (locator, entry) in entries {
+        // They came out of no more places than these are.
+        let _ = Table::new(&buckets).insert(locator, entry);
+    }
+    Buckets::into_packed(buckets)
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        let Some(directory) = self.directories.last() else { return };
+        let directory = directory.directory();
+        let mut number = 0;
+        while number < directory.len() {
+            let slots = directory.sharing(number);
+            let named = directory.named(number);
+            drop(self.moving(named));
+            // SAFETY: Nobody looks at a store that is dropped.
+            drop(unsafe { Buckets::from_packed(named) });
+            number = slots.end;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is stored, as callers see it: [`Meta`], [`Hit`], and the outcomes of an insert.
 
+use super::Entry;
 use crate::{Moment, Value, Version, placement::Slot, version::Reading};
 
 /// Which of the two tiers an entry belongs to. Both share one budget of bytes.
@@ -28,13 +29,62 @@ pub struct Meta {
     pub keep_until: Moment,
 }
 
-/// What a look-up found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Hit {
-    /// The value; `None` where it is remembered that there is none.
-    pub value: Option<Value>,
-    /// What is known beside it.
-    pub meta: Meta,
+/// What a look-up found. It shares the entry with the store, and keeps it from being freed.
+///
+/// # Examples
+///
+/// ```
+/// use larder_core::{Moment, store::{Hit, Tier}};
+///
+/// fn answer(hit: &Hit, now: Moment) -> Option<&[u8]> {
+///     let meta = hit.meta();
+///     if meta.tier == Tier::Main && now < meta.fresh_until { hit.bytes() } else { None }
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Hit(Entry);
+
+impl Hit {
+    #[inline]
+    pub(super) const fn new(entry: Entry) -> Self {
+        Self(entry)
+    }
+
+    /// What is known beside the value.
+    #[inline]
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        self.0.meta()
+    }
+
+    /// The value's bytes; `None` where it is remembered that there is no value.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.0.has_value().then(|| self.0.value())
+    }
+
+    /// The value, where it lies; `None` where it is remembered that there is none.
+    #[inline]
+    #[must_use]
+    pub fn into_value(self) -> Option<Value> {
+        self.0.has_value().then(|| Value::stored(self.0))
+    }
+}
+
+impl PartialEq for Hit {
+    fn eq(&self, other: &Self) -> bool {
+        self.meta() == other.meta() && self.clone().into_value() == other.clone().into_value()
+    }
+}
+
+impl Eq for Hit {}
+
+/// As that of a [`Value`], it shows no bytes.
+impl std::fmt::Debug for Hit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hit").field("value", &self.clone().into_value()).field("meta", &self.meta()).finish()
+    }
 }
 
 /// What became of an [`insert`](super::Store::insert).

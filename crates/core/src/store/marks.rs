@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{TAG_COUNT, Tag, entry::Entry};
+use super::{TAG_COUNT, Tag, Tags, entry::Entry};
 use crate::version::Reading;
 
 /// Which entries a mark is for.
@@ -57,16 +57,15 @@ impl Marks {
     #[inline]
     pub(super) fn void(&self, entry: &Entry) -> bool {
         let all = self.all.load(Ordering::Acquire);
-        (all != 0 && entry.load_start().to_bits() <= all) || self.void_by_tag(entry)
+        (all != 0 && entry.load_start().to_bits() <= all)
+            || entry.tags().is_some_and(|tags| self.void_by(tags, entry.load_start()))
     }
 
-    #[inline]
-    fn void_by_tag(&self, entry: &Entry) -> bool {
-        let (Some(marks), Some(tags)) = (self.tags.get(), entry.tags()) else { return false };
-        let load_start = entry.load_start().to_bits();
+    fn void_by(&self, tags: &Tags, load_start: Reading) -> bool {
+        let Some(marks) = self.tags.get() else { return false };
         tags.iter().any(|tag| {
             let mark = marks[usize::from(tag.number())].load(Ordering::Acquire);
-            mark != 0 && load_start <= mark
+            mark != 0 && load_start.to_bits() <= mark
         })
     }
 }

@@ -1,15 +1,15 @@
 //! The store: entries in memory, bounded in bytes.
 //!
 //! A [`Store`] maps keys to values with their [`Meta`]: slot, tier, version, when the load began, and until when the
-//! value is fresh and kept. It is divided into shards, each behind a lock of its own. It has no thread and no clock:
+//! value is fresh and kept. It is divided into shards, each with a lock of its own. It has no thread and no clock:
 //! whoever calls hands in `now`, and calls [`Store::sweep`] from time to time, so that expired bytes come back without a
 //! look-up.
 //!
 //! Its bound counts what an entry truly costs: key, value, the value's [overhead](crate::Value::overhead) and the store's
 //! own bookkeeping.
 //!
-//! A look-up allocates nothing, hashes once, and hands out the value where it lies. Under the default policy, readers share a
-//! shard's lock.
+//! A look-up allocates nothing, hashes once, and hands out the value where it lies. Under the default policy it takes no
+//! lock: readers wait neither for each other nor for writers.
 //!
 //! It does not load, does not know who owns a slot, and gives out no versions: it keeps what it is told to.
 //!
@@ -35,7 +35,7 @@
 //! assert_eq!(store.insert(b"user:42", Some(Value::from("Ada")), meta), Inserted::Stored);
 //!
 //! let hit = store.get(b"user:42", Moment::from_nanos(999)).unwrap();
-//! assert_eq!(hit.value.as_deref(), Some(&b"Ada"[..]));
+//! assert_eq!(hit.bytes(), Some(&b"Ada"[..]));
 //! assert!(store.get(b"user:42", Moment::from_nanos(1_000)).is_none());
 //! ```
 
@@ -50,11 +50,16 @@ mod marks;
 mod policy;
 mod prefetch;
 mod queue;
+mod readers;
 mod shard;
 mod stats;
+mod sync;
+mod table;
 mod tag;
 #[cfg(test)]
 mod tests;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use budget::Budget;
 pub(crate) use entry::Entry;
@@ -64,9 +69,10 @@ use index::Cursor;
 pub use item::{Hit, Inserted, Judged, Meta, Tier};
 pub use marks::Mark;
 use marks::Marks;
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
-use policy::S3Fifo;
-use shard::{BULKY_COST, REMOVED_MAX, Shard, TOUCHED_MAX};
+use parking_lot::Mutex;
+use readers::Readers;
+pub use shard::TOUCHED_BOUND;
+use shard::{BULKY_COST, Locked, Removed, Shard, TOUCHED_MAX};
 use stats::Reason;
 pub use stats::{Evictions, StoreStats, TierStats};
 pub use tag::{TAG_COUNT, TAGS_MAX, Tag, Tags};
@@ -85,8 +91,8 @@ const SHARD_BYTES_MIN: u64 = 1 << 20;
 pub enum Policy {
     /// The least recently used of the shard.
     Lru,
-    /// An adaptive S3-FIFO: those read once leave soon, those read often stay. Mostly better, and its readers don't wait
-    /// for each other.
+    /// An adaptive S3-FIFO: those read once leave soon, those read often stay. Mostly better, and its readers wait for
+    /// nobody.
     #[default]
     S3Fifo,
 }
@@ -113,13 +119,16 @@ impl Default for StoreConfig {
 
 /// A sharded map of keys to values, bounded in bytes; see the [module](self).
 pub struct Store {
-    shards: Box<[Padded<RwLock<Shard>>]>,
+    shards: Box<[Shard]>,
+    readers: Readers<Removed>,
     hasher: KeyHasher,
     budget: Budget,
     marks: Marks,
-    /// The policy moves entries when they are read, so that readers need a shard for themselves.
+    /// The policy moves entries when they are read, so that readers need a shard's lock.
     reads_alone: bool,
     swept: Mutex<Swept>,
+    /// The most entries that one step of a walk looked at.
+    walked_max: AtomicUsize,
 }
 
 /// Where the next sweep goes on.
@@ -137,10 +146,6 @@ struct Step {
     next: Option<Cursor>,
 }
 
-/// Two cache lines of its own, as processors fetch them in pairs.
-#[repr(align(128))]
-struct Padded<T>(T);
-
 impl Store {
     /// An empty store.
     #[must_use]
@@ -148,20 +153,37 @@ impl Store {
         let StoreConfig { capacity_bytes, policy, shards, hash_seed } = config;
         let count = shards.unwrap_or_else(|| shard_count(capacity_bytes)).max(1).next_power_of_two();
         let hasher = KeyHasher::new(hash_seed);
-        let shard = || Padded(RwLock::new(Shard::new(policy, capacity_bytes / count as u64, hasher.clone())));
+        let shard = || Shard::new(policy, capacity_bytes / count as u64, hasher.clone());
         Self {
             shards: std::iter::repeat_with(shard).take(count).collect(),
+            readers: Readers::default(),
             hasher,
             budget: Budget::new(capacity_bytes),
             marks: Marks::default(),
             reads_alone: policy == Policy::Lru,
             swept: Mutex::default(),
+            walked_max: AtomicUsize::new(0),
         }
     }
 
     #[inline]
-    fn shard(&self, hash: KeyHash) -> &RwLock<Shard> {
-        &self.shards[hash.shard(self.shards.len())].0
+    fn number(&self, hash: KeyHash) -> usize {
+        hash.shard(self.shards.len())
+    }
+
+    #[inline]
+    fn shard(&self, hash: KeyHash) -> &Shard {
+        &self.shards[self.number(hash)]
+    }
+
+    #[inline]
+    fn lock(&self, number: usize) -> Locked<'_> {
+        self.shards[number].lock(number, &self.readers)
+    }
+
+    #[inline]
+    fn lock_for(&self, hash: KeyHash) -> Locked<'_> {
+        self.lock(self.number(hash))
     }
 
     /// What is kept for `key` beyond `now`. Counts as a use; an entry that is past its `keep_until`, or void by a mark,
@@ -173,6 +195,7 @@ impl Store {
     }
 
     /// As [`get`](Self::get), for a caller that has to read a clock first: it is read only for an entry that has an end.
+    /// `now` must not call the store.
     #[inline]
     #[must_use]
     pub fn get_when(&self, key: &[u8], now: impl FnOnce() -> Moment) -> Option<Hit> {
@@ -180,13 +203,14 @@ impl Store {
         if self.reads_alone {
             return self.get_alone(hash, key, now());
         }
+        let shard = self.shard(hash);
+        shard.prefetch_bucket(hash.locator());
         let now = {
-            let shard = self.shard(hash).read();
-            let entry = shard.index().find(hash.locator(), key)?;
+            let reading = self.readers.enter(self.number(hash));
+            let entry = shard.seen_by(&reading).find(hash.locator(), key)?;
             let now = if entry.keep_until() == Moment::NEVER { Moment::default() } else { now() };
-            if self.reason_to_go(entry, now).is_none() {
-                self.note_read(entry);
-                return Some(entry.hit());
+            if self.reason_to_go(&entry, now).is_none() {
+                return Some(Hit::new(entry.clone_used()));
             }
             now
         };
@@ -194,22 +218,15 @@ impl Store {
         None
     }
 
-    /// Notes the use of an entry of a policy whose readers share the lock.
-    #[inline]
-    fn note_read(&self, entry: &Entry) {
-        debug_assert!(!self.reads_alone);
-        S3Fifo::raise(entry);
-    }
-
     fn get_alone(&self, hash: KeyHash, key: &[u8], now: Moment) -> Option<Hit> {
-        let mut shard = self.shard(hash).write();
-        let entry = shard.index().find(hash.locator(), key)?.clone();
+        let mut shard = self.lock_for(hash);
+        let entry = shard.seen().find(hash.locator(), key)?.clone();
         if let Some(reason) = self.reason_to_go(&entry, now) {
             shard.remove_entry(hash.locator(), &entry, Some(reason));
             return None;
         }
         shard.used(hash.locator(), &entry);
-        Some(entry.hit())
+        Some(Hit::new(entry))
     }
 
     /// As [`get`](Self::get), but does not count as a use.
@@ -217,10 +234,10 @@ impl Store {
     pub fn peek(&self, key: &[u8], now: Moment) -> Option<Hit> {
         let hash = self.hasher.hash(key);
         {
-            let shard = self.shard(hash).read();
-            let entry = shard.index().find(hash.locator(), key)?;
-            if self.reason_to_go(entry, now).is_none() {
-                return Some(entry.hit());
+            let reading = self.readers.enter(self.number(hash));
+            let entry = self.shard(hash).seen_by(&reading).find(hash.locator(), key)?;
+            if self.reason_to_go(&entry, now).is_none() {
+                return Some(Hit::new(entry.clone()));
             }
         }
         self.reclaim(hash, key, now);
@@ -242,8 +259,8 @@ impl Store {
     /// Removes the key's entry, unless another took its place since.
     #[cold]
     fn reclaim(&self, hash: KeyHash, key: &[u8], now: Moment) {
-        let mut shard = self.shard(hash).write();
-        let Some(entry) = shard.index().find(hash.locator(), key).cloned() else { return };
+        let mut shard = self.lock_for(hash);
+        let Some(entry) = shard.seen().find(hash.locator(), key).map(|entry| entry.clone()) else { return };
         if let Some(reason) = self.reason_to_go(&entry, now) {
             shard.remove_entry(hash.locator(), &entry, Some(reason));
         }
@@ -288,7 +305,7 @@ impl Store {
 
     /// Stores unless a version as late or later is kept for the key beyond `now`.
     pub fn insert_newer(&self, key: &[u8], value: Option<Value>, meta: Meta, now: Moment) -> Judged {
-        self.insert_if(key, value, meta, now, |present| present.is_none_or(|hit| hit.meta.version < meta.version))
+        self.insert_if(key, value, meta, now, |present| present.is_none_or(|hit| hit.meta().version < meta.version))
     }
 
     fn insert_judged(
@@ -302,53 +319,54 @@ impl Store {
     ) -> Judged {
         let hash = self.hasher.hash(key);
         let locator = hash.locator();
+        self.shard(hash).prefetch_bucket(locator);
         // Allocated and copied before the lock is taken.
-        let entry = Entry::new(key, value, meta, tags).filter(|entry| entry.cost() <= self.budget.capacity());
-        if let Some(entry) = &entry {
-            self.budget.prepare(entry.cost(), hash.shard(self.shards.len()), &self.shards);
-        }
-        let mut shard = self.shard(hash).write();
-        if let Some(entry) = entry.as_ref().filter(|entry| entry.cost() >= BULKY_COST) {
-            while !shard.make_room(entry.cost()) {
-                RwLockWriteGuard::bump(&mut shard);
-            }
+        let entry = Entry::new(key, value, meta, tags).map(|entry| (entry.cost(), entry));
+        let entry = entry.filter(|&(cost, _)| cost <= self.budget.capacity());
+        let cost = entry.as_ref().map_or(0, |&(cost, _)| cost);
+        self.prepare(cost, self.number(hash));
+        let mut shard = self.lock_for(hash);
+        if cost >= BULKY_COST {
+            budget::make_room(&mut shard, cost);
         }
         if let Some(now) = now {
-            let present = shard.index().find(locator, key).filter(|entry| self.reason_to_go(entry, now).is_none());
-            let present = present.map(Entry::hit);
+            let present = shard.seen().find(locator, key).filter(|entry| self.reason_to_go(entry, now).is_none());
+            let present = present.map(|entry| Hit::new(entry.clone()));
             if !judge(present.as_ref()) {
                 return Judged::Refused(present);
             }
         }
-        let (stored, old) = match &entry {
-            Some(entry) => shard.insert(locator, entry),
-            None => (false, shard.remove(locator, key, None)),
+        let stored = match entry {
+            Some((cost, entry)) => shard.insert(locator, entry, cost),
+            None => {
+                shard.remove(locator, key, None);
+                false
+            }
         };
-        self.budget.settle(&mut shard, &self.shards);
+        self.budget.settle(&mut shard, self.shards.len());
         drop(shard);
-        drop(old);
         if stored { Judged::Stored } else { Judged::TooLarge }
     }
 
     /// Removes what is there for the key, and returns it.
     pub fn remove(&self, key: &[u8]) -> Option<Hit> {
         let hash = self.hasher.hash(key);
-        let entry = self.shard(hash).write().remove(hash.locator(), key, Some(Reason::Invalidated))?;
-        Some(entry.hit())
+        let entry = self.lock_for(hash).remove(hash.locator(), key, Some(Reason::Invalidated))?;
+        Some(Hit::new(entry))
     }
 
     /// Removes what is there for the key if `judge` agrees, and says whether it did. The judge is called under the lock
     /// of the key's shard, and must not call the store.
     pub fn remove_if(&self, key: &[u8], judge: impl FnOnce(&Hit) -> bool) -> bool {
         let hash = self.hasher.hash(key);
-        let mut shard = self.shard(hash).write();
-        let agreed = shard.index().find(hash.locator(), key).is_some_and(|entry| judge(&entry.hit()));
+        let mut shard = self.lock_for(hash);
+        let agreed = shard.seen().find(hash.locator(), key).is_some_and(|entry| judge(&Hit::new(entry.clone())));
         agreed && shard.remove(hash.locator(), key, Some(Reason::Invalidated)).is_some()
     }
 
     /// Removes what is there for the key if its version is at most this one, and says whether it did.
     pub fn remove_up_to(&self, key: &[u8], version: Version) -> bool {
-        self.remove_if(key, |hit| hit.meta.version <= version)
+        self.remove_if(key, |hit| hit.meta().version <= version)
     }
 
     /// Makes all entries void that the mark is for and whose load began at or before `to`, those still to be inserted
@@ -391,8 +409,8 @@ impl Store {
         all
     }
 
-    /// Looks at some entries of a shard and removes those for which there is a reason. It looks under the shared lock, so
-    /// that readers don't wait, and takes the exclusive one a few entries at a time.
+    /// Looks at some entries of a shard and removes those for which there is a reason. It looks without the lock, and takes
+    /// it for a few entries at a time.
     fn retain_step(
         &self,
         number: usize,
@@ -400,27 +418,38 @@ impl Store {
         touched_max: usize,
         reason: impl Fn(&Entry) -> Option<Reason>,
     ) -> Step {
-        let shard = &self.shards[number].0;
         let mut gone = Vec::new();
-        let (touched, next) = shard.read().index().walk(from, touched_max.min(TOUCHED_MAX), |entry| {
-            if let Some(reason) = reason(entry) {
-                gone.push((entry.clone(), reason));
-            }
-        });
-        let mut removed = 0;
-        for gone in gone.chunks(REMOVED_MAX) {
-            let mut shard = shard.write();
-            removed += shard.remove_all(gone);
-            self.budget.settle(&mut shard, &self.shards);
+        let (touched, next) = {
+            let reading = self.readers.enter(number);
+            self.shards[number].seen_by(&reading).walk(from, touched_max.min(TOUCHED_MAX), |entry| {
+                if let Some(reason) = reason(&entry) {
+                    gone.push((entry.clone(), reason));
+                }
+            })
+        };
+        self.count_walked(touched);
+        let mut gone = &gone[..];
+        let mut all_removed = 0;
+        while !gone.is_empty() {
+            let mut shard = self.lock(number);
+            let (come_to, removed) = shard.remove_some(gone);
+            gone = &gone[come_to..];
+            all_removed += removed;
+            self.budget.settle(&mut shard, self.shards.len());
             // Whoever waits comes first, however fast the next few follow.
-            RwLockWriteGuard::unlock_fair(shard);
+            shard.unlock_fair();
         }
-        Step { touched, removed, next }
+        self.readers.free_all();
+        Step { touched, removed: all_removed, next }
     }
 
-    /// Looks at up to about `entries_max` entries, going on where the last call stopped, and removes those that are past
-    /// their `keep_until` or void by a mark. Returns how many it removed. Others get in between; of two sweeps at once
-    /// the second waits.
+    fn count_walked(&self, touched: usize) {
+        self.walked_max.fetch_max(touched, Ordering::Relaxed);
+    }
+
+    /// Looks at up to about `entries_max` entries, at least some hundreds, going on where the last call stopped, and
+    /// removes those that are past their `keep_until` or void by a mark. Returns how many it removed. Others get in
+    /// between; of two sweeps at once the second waits.
     pub fn sweep(&self, now: Moment, entries_max: usize) -> usize {
         let mut swept = self.swept.lock();
         let mut all = 0;
@@ -442,17 +471,13 @@ impl Store {
         all
     }
 
-    /// Changes the bound on bytes. Evicts in bounded steps what no longer fits, and lets others in between.
-    pub fn set_capacity(&self, capacity_bytes: u64) {
-        self.budget.resize(capacity_bytes, &self.shards);
-    }
-
     /// What the store holds and what left it.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        let mut sum = StoreStats { capacity_bytes: self.budget.capacity(), ..StoreStats::default() };
-        for shard in &self.shards {
-            sum += shard.0.read().stats;
+        let touched_max = self.walked_max.load(Ordering::Relaxed) as u64;
+        let mut sum = StoreStats { capacity_bytes: self.budget.capacity(), touched_max, ..StoreStats::default() };
+        for number in 0..self.shards.len() {
+            sum += self.lock(number).stats();
         }
         sum
     }

@@ -4,14 +4,14 @@
 //! its [`Place`], so that it can leave from the middle: its place becomes a hole. Neighbouring chunks with many holes
 //! become one; the order stays.
 
-use super::{entry::Entry, hash::Locator, index::Index};
+use super::{entry::Entry, hash::Locator, index::Seen};
 
 /// So many that a chunk fills 512 bytes.
 const CHUNK_LEN: usize = 124;
 
 /// Neighbours that hold no more than this together become one. What is left free makes up for entries that have to be
 /// told their new place.
-const MERGED_LEN_MAX: usize = CHUNK_LEN * 3 / 4;
+pub(super) const MERGED_LEN_MAX: usize = CHUNK_LEN * 3 / 4;
 
 /// No chunk.
 const NIL: u32 = u32::MAX;
@@ -169,9 +169,9 @@ impl Chunks {
         place.chunk() == queue.newest && place.at() + 1 == self.chunk(queue.newest).end as usize
     }
 
-    /// Makes a hole where the entry is. Neighbouring chunks that became sparse become one, for which the index is asked
-    /// for their entries.
-    pub(super) fn leave(&mut self, queue: &mut Queue, entry: &Entry, index: &Index) {
+    /// Makes a hole where the entry is; says how many other entries were told a new place, as neighbouring chunks that
+    /// became sparse become one. `seen` is where they are found.
+    pub(super) fn leave(&mut self, queue: &mut Queue, entry: &Entry, seen: Seen<'_>) -> usize {
         let place = Place::of(entry);
         // While it has no place, no other entry can be taken for it.
         Place::NONE.tell(entry);
@@ -181,18 +181,20 @@ impl Chunks {
         chunk.held -= 1;
         if chunk.held == 0 {
             self.close(queue, id);
-            return;
+            return 0;
         }
         let Chunk { newer, older, .. } = *chunk;
-        // The newest is still being filled.
-        if id == queue.newest {
-            return;
+        // The newest is still being filled, and the oldest drains anyway.
+        if older == NIL || newer == NIL {
+            return 0;
         }
         if newer != queue.newest && self.sparse(id, newer) {
-            self.merge(queue, id, newer, index);
-        } else if older != NIL && self.sparse(older, id) {
-            self.merge(queue, older, id, index);
+            return self.merge(queue, id, newer, seen);
         }
+        if self.sparse(older, id) {
+            return self.merge(queue, older, id, seen);
+        }
+        0
     }
 
     fn sparse(&mut self, one: u32, other: u32) -> bool {
@@ -200,7 +202,7 @@ impl Chunks {
     }
 
     /// Moves what the older chunk holds to the newer one, in front of what that holds.
-    fn merge(&mut self, queue: &mut Queue, older: u32, newer: u32, index: &Index) {
+    fn merge(&mut self, queue: &mut Queue, older: u32, newer: u32, seen: Seen<'_>) -> usize {
         let mut to = CHUNK_LEN;
         for from in [newer, older] {
             for at in (0..CHUNK_LEN).rev() {
@@ -211,8 +213,8 @@ impl Chunks {
                 to -= 1;
                 self.chunk(newer).locators[to] = locator;
                 let (was, is) = (Place::new(from, at), Place::new(newer, to));
-                if let Some(entry) = index.find_by(Locator(locator), |entry| Place::of(entry) == was) {
-                    is.tell(entry);
+                if let Some(entry) = seen.find_by(Locator(locator), |entry| Place::of(entry) == was) {
+                    is.tell(&entry);
                 }
             }
         }
@@ -222,5 +224,6 @@ impl Chunks {
         chunk.first = to as u8;
         chunk.end = CHUNK_LEN as u8;
         self.close(queue, older);
+        CHUNK_LEN - to
     }
 }

@@ -13,7 +13,8 @@ pub struct StoreStats {
     pub main: TierStats,
     /// Of the hot tier.
     pub hot: TierStats,
-    /// The most entries that one holding of a shard's lock looked at since the store was made.
+    /// The most entries that one holding of a shard's lock touched since the store was made, or one step of a walk
+    /// without it.
     pub touched_max: u64,
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicU64, sync::atomic::Ordering}
 
 use proptest::prelude::*;
 
-use super::{shard::TOUCHED_MAX, *};
+use super::*;
 
 /// Entries of the same sizes cost the same.
 const KEY_LEN: usize = 8;
@@ -12,10 +12,6 @@ const KEY_LEN: usize = 8;
 /// Miri takes a thousand times longer.
 const CASES: u32 = if cfg!(miri) { 2 } else { 256 };
 const SCALE: u64 = if cfg!(miri) { 20 } else { 1 };
-
-/// What one holding of a lock looks at, at the very most: what it may, the victims of the largest entry for which no room
-/// is made beforehand, or a table of the index that holds none but the smallest entries.
-const TOUCHED_BOUND: u64 = TOUCHED_MAX as u64 + (128 << 10) / 70;
 
 fn slot(number: u16) -> Slot {
     Slot::new(number).unwrap()
@@ -57,6 +53,17 @@ fn cost(value_len: usize) -> u64 {
     let store = store(1 << 20, Policy::Lru);
     let _ = store.insert(&key(0), value(value_len), meta());
     store.stats().bytes()
+}
+
+/// What a look-up should find.
+#[derive(Clone, PartialEq, Debug)]
+struct Found {
+    value: Option<Value>,
+    meta: Meta,
+}
+
+fn found(hit: Option<Hit>) -> Option<Found> {
+    hit.map(|hit| Found { meta: hit.meta(), value: hit.into_value() })
 }
 
 #[derive(Clone, Debug)]
@@ -121,23 +128,23 @@ fn ops() -> impl Strategy<Value = Op> {
 /// What the store has to agree with while nothing needs to be evicted.
 #[derive(Default)]
 struct Reference {
-    entries: HashMap<u64, (Hit, Tags)>,
+    entries: HashMap<u64, (Found, Tags)>,
     marks: HashMap<Mark, Reading>,
     now: u64,
 }
 
 impl Reference {
-    fn is_kept(&self, hit: &Hit, tags: &Tags) -> bool {
+    fn is_kept(&self, hit: &Found, tags: &Tags) -> bool {
         let void = |mark| self.marks.get(&mark).is_some_and(|&reading| hit.meta.load_start <= reading);
         hit.meta.keep_until > at(self.now) && !void(Mark::All) && !tags.iter().any(|tag| void(Mark::Tag(tag)))
     }
 
-    fn kept(&self, key: u64) -> Option<Hit> {
+    fn kept(&self, key: u64) -> Option<Found> {
         self.entries.get(&key).filter(|(hit, tags)| self.is_kept(hit, tags)).map(|(hit, _)| hit.clone())
     }
 
     fn insert(&mut self, key: u64, value: Option<Value>, meta: Meta, tags: Tags) {
-        self.entries.insert(key, (Hit { value, meta }, tags));
+        self.entries.insert(key, (Found { value, meta }, tags));
     }
 
     /// Removes all but what is kept.
@@ -150,14 +157,14 @@ impl Reference {
 fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
     let now = at(reference.now);
     match *op {
-        Op::Get(number) => assert_eq!(store.get(&key(number), now), reference.kept(number)),
-        Op::Peek(number) => assert_eq!(store.peek(&key(number), now), reference.kept(number)),
+        Op::Get(number) => assert_eq!(found(store.get(&key(number), now)), reference.kept(number)),
+        Op::Peek(number) => assert_eq!(found(store.peek(&key(number), now)), reference.kept(number)),
         Op::GetMany(ref numbers) => {
             let keys: Vec<_> = numbers.iter().map(|&number| key(number)).collect();
             let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
             let mut turn = 0;
             store.get_many(&keys, now, |index, hit| {
-                assert_eq!((index, hit), (turn, reference.kept(numbers[turn])));
+                assert_eq!((index, found(hit)), (turn, reference.kept(numbers[turn])));
                 turn += 1;
             });
             assert_eq!(turn, numbers.len());
@@ -174,7 +181,8 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
                 assert_eq!(judged, Judged::Stored);
                 reference.insert(number, value(len), meta, Tags::NONE);
             } else {
-                assert_eq!(judged, Judged::Refused(present));
+                let Judged::Refused(held) = judged else { panic!("{judged:?} instead of {present:?}") };
+                assert_eq!(found(held), present);
             }
         }
         Op::InsertTagged(number, len, meta, tags) => {
@@ -184,7 +192,7 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
         }
         Op::Remove(number) => {
             let kept = reference.kept(number).is_some();
-            let removed = store.remove(&key(number));
+            let removed = found(store.remove(&key(number)));
             let expected = reference.entries.remove(&number).map(|(hit, _)| hit);
             // What is no longer kept may have been reclaimed already.
             if kept || removed.is_some() {
@@ -324,7 +332,7 @@ fn what_is_said_about_a_value_counts_against_the_budget() {
 fn a_remembered_not_found_is_a_hit_without_a_value() {
     let store = store(1 << 20, Policy::S3Fifo);
     let _ = store.insert(b"gone", None, meta());
-    assert_eq!(store.get(b"gone", at(0)), Some(Hit { value: None, meta: meta() }));
+    assert_eq!(found(store.get(b"gone", at(0))), Some(Found { value: None, meta: meta() }));
 }
 
 #[test]
@@ -332,7 +340,7 @@ fn a_stale_entry_is_returned_until_its_keep_until_and_reclaimed_then() {
     let store = store(1 << 20, Policy::S3Fifo);
     let stale = Meta { fresh_until: at(10), keep_until: at(20), ..meta() };
     let _ = store.insert(b"k", value(1), stale);
-    assert_eq!(store.get(b"k", at(19)).map(|hit| hit.meta), Some(stale));
+    assert_eq!(store.get(b"k", at(19)).map(|hit| hit.meta()), Some(stale));
     assert_eq!(store.get(b"k", at(20)), None);
     assert_eq!(store.stats().bytes(), 0);
     assert_eq!(store.stats().main.evictions.expired, 1);
@@ -384,7 +392,61 @@ fn dropping_slots_looks_at_a_bounded_number_of_entries_at_a_time() {
     }
     assert_eq!(store.drop_slots(|slot| slot.number() == 0) as u64, ITEMS / 2);
     assert_eq!(store.stats().items(), ITEMS / 2);
-    assert!(store.stats().touched_max <= TOUCHED_BOUND);
+    assert!(store.stats().touched_max <= TOUCHED_BOUND as u64);
+}
+
+/// The shard is made for a small capacity, so that its index has to grow all the way, and shrink again.
+#[test]
+fn no_operation_touches_more_entries_than_is_stated() {
+    const ITEMS: u64 = 100_000 / SCALE;
+    const LARGE: usize = 8 << 20;
+    for policy in [Policy::Lru, Policy::S3Fifo] {
+        let store = store(1 << 20, policy);
+        let check = |step: &str| {
+            let touched = store.stats().touched_max;
+            assert!((1..=TOUCHED_BOUND as u64).contains(&touched), "{policy:?}, {step}: {touched}");
+        };
+        let fill = |from: u64| {
+            for number in from..from + ITEMS {
+                let slot = slot((number % 10) as u16);
+                let until = if number % 10 == 1 { 10 } else { u64::MAX };
+                let _ = store.insert(&key(number), value(10), Meta { slot, ..meta_until(until) });
+            }
+        };
+        store.set_capacity(16 << 20);
+        fill(0);
+        check("growth");
+        assert_eq!(store.stats().items(), ITEMS, "they fit");
+        fill(0);
+        check("replacement");
+        let keys: Vec<_> = (0..ITEMS).map(key).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        store.get_many(&keys, at(0), |_, hit| assert!(hit.is_some()));
+        check("look-ups");
+        let mut from = Hottest::start();
+        while store.hottest(&mut from, usize::MAX, at(0), |_| true, |_, _| {}) {}
+        check("a walk");
+        assert_eq!(store.sweep(at(10), usize::MAX) as u64, ITEMS / 10);
+        check("a sweep");
+        assert_eq!(store.drop_slots(|slot| slot.number() == 2) as u64, ITEMS / 10);
+        check("a dropped slot");
+        store.raise_mark(Mark::All, meta().load_start).unwrap();
+        assert_eq!(store.sweep(at(0), usize::MAX) as u64, ITEMS * 8 / 10);
+        check("invalidation");
+        fill(ITEMS);
+        assert_eq!(store.insert(b"large", value(LARGE), meta()), Inserted::Stored);
+        assert!(store.stats().items() < ITEMS);
+        check("a large value");
+        assert!(store.remove(b"large").is_some());
+        fill(2 * ITEMS);
+        fill(3 * ITEMS);
+        check("eviction");
+        store.set_capacity(1 << 20);
+        assert!(store.stats().bytes() <= 1 << 20);
+        check("a smaller capacity");
+        store.clear();
+        check("all gone");
+    }
 }
 
 #[test]
@@ -409,7 +471,7 @@ fn readers_and_writers_on_many_threads_never_see_another_keys_value() {
                         3 => _ = store.sweep(at(round), 8),
                         _ => {
                             let Some(hit) = store.get(&key(number), at(round)) else { continue };
-                            let value = hit.value.unwrap();
+                            let value = hit.bytes().unwrap();
                             assert_eq!(value[..KEY_LEN], number.to_be_bytes());
                             assert_eq!(value[value.len() - KEY_LEN..], number.to_be_bytes());
                             hits.fetch_add(1, Ordering::Relaxed);
@@ -428,7 +490,7 @@ fn readers_and_writers_on_many_threads_never_see_another_keys_value() {
 fn a_value_outlives_its_eviction_in_the_hands_of_its_reader() {
     let store = store(1 << 20, Policy::S3Fifo);
     let _ = store.insert(b"k", Some(Value::from("kept").with_content_type("text/plain")), meta());
-    let value = store.get(b"k", at(0)).and_then(|hit| hit.value).unwrap();
+    let value = store.get(b"k", at(0)).and_then(Hit::into_value).unwrap();
     let bytes = value.to_bytes();
     store.clear();
     drop(store);
@@ -459,7 +521,7 @@ fn a_value_larger_than_a_shards_share_displaces_a_little_everywhere() {
         assert!(store.remove(b"large").is_some());
         fill(20_000);
         assert!(store.stats().bytes() > CAPACITY * 9 / 10, "{:?}", store.stats());
-        assert!(store.stats().touched_max <= TOUCHED_BOUND, "{:?}", store.stats());
+        assert!(store.stats().touched_max <= TOUCHED_BOUND as u64, "{:?}", store.stats());
     }
 }
 
@@ -475,7 +537,7 @@ fn a_changed_capacity_holds_at_once() {
     store.set_capacity(CAPACITY * 2);
     fill();
     assert!(store.stats().bytes() > CAPACITY);
-    assert!(store.stats().touched_max <= TOUCHED_BOUND);
+    assert!(store.stats().touched_max <= TOUCHED_BOUND as u64);
 }
 
 #[test]

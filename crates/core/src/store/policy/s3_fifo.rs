@@ -17,13 +17,13 @@
 //! - Shares are of bytes, so that a large value takes its turn with the newcomers of its weight.
 
 use super::{
-    HEAT_MAX, LOOKED_AT_MAX, Policy,
+    LOOKED_AT_MAX, Policy,
     ghosts::{Ghost, Ghosts, Left},
 };
 use crate::store::{
-    entry::Entry,
+    entry::{Entry, HEAT_MAX, Held},
     hash::Locator,
-    index::Index,
+    index::Seen,
     queue::{Chunks, Place, Queue},
 };
 
@@ -48,9 +48,8 @@ const MAIN_WINDOW: usize = 100;
 /// Hits in the small queue after which an entry is promoted.
 const PROMOTED_HEAT: u32 = 2;
 
-const HEAT_SHIFT: u32 = Place::BITS;
-const HEAT: u32 = HEAT_MAX as u32;
-const RETURNS_SHIFT: u32 = HEAT_SHIFT + 2;
+const RETURNS_SHIFT: u32 = Place::BITS;
+const RETURNS_MAX: u32 = 3;
 const MAIN: u32 = 1 << (RETURNS_SHIFT + 2);
 
 pub(in crate::store) struct S3Fifo {
@@ -65,16 +64,8 @@ pub(in crate::store) struct S3Fifo {
     ghosts: Ghosts,
 }
 
-fn heat(entry: &Entry) -> u32 {
-    entry.place() >> HEAT_SHIFT & HEAT
-}
-
-fn set_heat(entry: &Entry, heat: u32) {
-    entry.set_place(entry.place() & !(HEAT << HEAT_SHIFT) | heat << HEAT_SHIFT);
-}
-
 fn returns(entry: &Entry) -> u32 {
-    entry.place() >> RETURNS_SHIFT & 3
+    entry.place() >> RETURNS_SHIFT & RETURNS_MAX
 }
 
 fn in_main(entry: &Entry) -> bool {
@@ -82,7 +73,7 @@ fn in_main(entry: &Entry) -> bool {
 }
 
 impl S3Fifo {
-    pub(in crate::store) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             chunks: Chunks::default(),
             small: Queue::EMPTY,
@@ -92,16 +83,6 @@ impl S3Fifo {
             items: 0,
             share: SMALL_FIRST,
             ghosts: Ghosts::default(),
-        }
-    }
-
-    /// Notes a read. Readers share the lock: two at once may count as one, and write nothing but the heat, as the rest
-    /// only changes under the exclusive lock.
-    #[inline]
-    pub(in crate::store) fn raise(entry: &Entry) {
-        let place = entry.place();
-        if place >> HEAT_SHIFT & HEAT < HEAT {
-            entry.set_place(place + (1 << HEAT_SHIFT));
         }
     }
 
@@ -125,35 +106,34 @@ impl S3Fifo {
     }
 
     fn push_main(&mut self, locator: Locator, entry: &Entry, heat: u32) {
-        entry.set_place(MAIN | returns(entry) << RETURNS_SHIFT | heat << HEAT_SHIFT);
+        entry.set_place(MAIN | returns(entry) << RETURNS_SHIFT);
+        entry.set_heat(heat);
         self.chunks.push(&mut self.main, locator, entry);
         self.main_bytes += entry.cost();
     }
 
-    /// The small queue's oldest goes to the main queue.
-    fn promote(&mut self, locator: Locator, entry: &Entry, index: &Index) {
-        self.chunks.leave(&mut self.small, entry, index);
+    /// The small queue's oldest goes to the main queue. To leave a queue's oldest end tells nobody a new place.
+    fn promote(&mut self, locator: Locator, entry: &Entry, seen: Seen<'_>, heat: u32) {
+        self.chunks.leave(&mut self.small, entry, seen);
         self.small_bytes -= entry.cost();
-        self.push_main(locator, entry, 0);
+        self.push_main(locator, entry, heat);
     }
 
-    fn oldest<'index>(&mut self, main: bool, index: &'index Index) -> Option<(Locator, &'index Entry)> {
+    fn oldest<'a>(&mut self, main: bool, seen: Seen<'a>) -> Option<(Locator, Held<'a>)> {
         let queue = if main { &self.main } else { &self.small };
         let (locator, place) = self.chunks.oldest(queue)?;
-        Some((locator, index.find_by(locator, |entry| Place::of(entry) == place)?))
+        Some((locator, seen.find_by(locator, |entry| Place::of(entry) == place)?))
     }
 
-    fn evict_entry(&mut self, locator: Locator, entry: &Entry, index: &Index) -> (Locator, Entry) {
+    fn remember(&mut self, locator: Locator, entry: &Entry) {
         let left = if in_main(entry) { Left::Main } else { Left::Small };
         self.ghosts.fit(self.items);
         self.ghosts.remember(locator, Ghost { left, returns: returns(entry) });
-        self.forget(entry, index);
-        (locator, entry.clone())
     }
 }
 
 impl Policy for S3Fifo {
-    fn admit(&mut self, locator: Locator, entry: &Entry, index: &Index, limit: u64, fits: bool) {
+    fn admit(&mut self, locator: Locator, entry: &Entry, seen: Seen<'_>, limit: u64, fits: bool) {
         self.items += 1;
         let items = self.items;
         let window = |left| match left {
@@ -163,63 +143,64 @@ impl Policy for S3Fifo {
         match self.ghosts.take(locator, window) {
             Some(ghost) => {
                 self.adapt(ghost.left);
-                let returns = (ghost.returns + 1).min(3);
-                entry.set_place(returns << RETURNS_SHIFT);
-                self.push_main(locator, entry, ghost.returns.min(HEAT));
+                entry.set_place((ghost.returns + 1).min(RETURNS_MAX) << RETURNS_SHIFT);
+                self.push_main(locator, entry, ghost.returns.min(HEAT_MAX));
             }
             None => self.push_small(locator, entry),
         }
         if fits
             && self.small_bytes > self.small_target(limit)
-            && let Some((locator, entry)) = self.oldest(false, index)
+            && let Some((locator, entry)) = self.oldest(false, seen)
         {
-            let heat = heat(entry);
-            self.promote(locator, entry, index);
-            set_heat(entry, heat.saturating_sub(PROMOTED_HEAT));
+            self.promote(locator, &entry, seen, entry.heat().saturating_sub(PROMOTED_HEAT));
         }
     }
 
-    fn replace(&mut self, _: Locator, old: &Entry, new: &Entry, _: &Index) {
+    fn replace(&mut self, _: Locator, old: &Entry, new: &Entry, _: Seen<'_>) -> usize {
         new.set_place(old.place());
-        Self::raise(new);
+        new.begin_with_heat((old.heat() + 1).min(HEAT_MAX));
         let bytes = if in_main(old) { &mut self.main_bytes } else { &mut self.small_bytes };
         *bytes = *bytes + new.cost() - old.cost();
+        0
     }
 
-    fn used(&mut self, _: Locator, entry: &Entry, _: &Index) {
-        Self::raise(entry);
+    fn used(&mut self, _: Locator, entry: &Entry, _: Seen<'_>) -> usize {
+        entry.set_heat((entry.heat() + 1).min(HEAT_MAX));
+        0
     }
 
-    fn forget(&mut self, entry: &Entry, index: &Index) {
+    fn forget(&mut self, entry: &Entry, seen: Seen<'_>) -> usize {
         let (queue, bytes) = match in_main(entry) {
             true => (&mut self.main, &mut self.main_bytes),
             false => (&mut self.small, &mut self.small_bytes),
         };
-        self.chunks.leave(queue, entry, index);
         *bytes -= entry.cost();
         self.items -= 1;
+        self.chunks.leave(queue, entry, seen)
     }
 
-    fn evict(&mut self, index: &Index, limit: u64, touched: &mut usize) -> Option<(Locator, Entry)> {
+    fn evict<'a>(&mut self, seen: Seen<'a>, limit: u64, touched: &mut usize) -> Option<(Locator, Held<'a>)> {
         loop {
             let main = self.small_bytes <= self.small_target(limit);
-            let (locator, entry) = self.oldest(main, index).or_else(|| self.oldest(!main, index))?;
+            let (locator, entry) = self.oldest(main, seen).or_else(|| self.oldest(!main, seen))?;
             *touched += 1;
-            let heat = heat(entry);
+            let heat = entry.heat();
             let may_stay = *touched < LOOKED_AT_MAX;
-            if may_stay && !in_main(entry) && heat >= PROMOTED_HEAT {
-                self.promote(locator, entry, index);
-            } else if may_stay && in_main(entry) && heat > 0 {
-                self.chunks.leave(&mut self.main, entry, index);
+            if may_stay && !in_main(&entry) && heat >= PROMOTED_HEAT {
+                self.promote(locator, &entry, seen, 0);
+            } else if may_stay && in_main(&entry) && heat > 0 {
+                self.chunks.leave(&mut self.main, &entry, seen);
                 self.main_bytes -= entry.cost();
-                self.push_main(locator, entry, heat - 1);
+                self.push_main(locator, &entry, heat - 1);
             } else {
-                return Some(self.evict_entry(locator, entry, index));
+                self.remember(locator, &entry);
+                self.forget(&entry, seen);
+                return Some((locator, entry));
             }
         }
     }
 
-    fn heat(&self, entry: &Entry) -> u8 {
-        heat(entry) as u8
+    fn heat(&self, entry: &Entry) -> u32 {
+        entry.heat()
     }
 }
