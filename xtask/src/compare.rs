@@ -1,12 +1,8 @@
-//! `compare` and `sanitize`: what is run by hand, as it takes long, or tools that not every machine has.
+//! `compare`: the store beside the crates people use. It is run by hand, as it takes long.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use crate::{
-    Outcome,
-    command::{cargo, run},
-    needs, workspace,
-};
+use crate::{command::cargo, needs};
 
 const COMPARISON: &str = "crates/bench/compare/Cargo.toml";
 
@@ -23,20 +19,4 @@ pub(crate) fn compare(arguments: &[&str]) -> ExitCode {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
-}
-
-/// The store's tests under Miri, which sees undefined behaviour, and under the address sanitizer, which sees freed
-/// memory used in runs too long for Miri. Both need a nightly toolchain.
-pub(crate) fn sanitize() -> Outcome {
-    let nightly = |arguments: &[&str]| {
-        let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo"]).args(arguments).current_dir(workspace::root());
-        command
-    };
-    let tests = ["--package", "larder-core", "--lib", "store::"];
-    let miri = [&["miri", "test", "--target-dir", "target/miri"][..], &tests].concat();
-    run(nightly(&miri).env("MIRIFLAGS", "-Zmiri-disable-isolation"))?;
-    let target = ["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/sanitize"];
-    let address = [&["test"][..], &target, &tests].concat();
-    run(nightly(&address).env("RUSTFLAGS", "-Zsanitizer=address"))
 }

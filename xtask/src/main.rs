@@ -9,6 +9,7 @@ mod dependencies;
 mod fuzz;
 mod needs;
 mod readme;
+mod sanitize;
 mod steps;
 mod tidy;
 mod workspace;
@@ -25,7 +26,8 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the README's commands
+  test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the store's under the
+           address sanitizer, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler
@@ -34,7 +36,7 @@ cargo xtask COMMAND
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
            peer [--only SYSTEM] [--callers N] [--value-size B] [--rounds N] [--json]: gets that another process answers
   fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
-  sanitize the store's tests under Miri and the address sanitizer; needs a nightly toolchain
+  sanitize the tests of unsafe code under the address sanitizer
   help     this text
 ";
 
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
         ["docs"] => Steps::new().step("docs", write_docs).sum_up(),
         ["compare", arguments @ ..] => compare::compare(arguments),
         ["fuzz", "peer", arguments @ ..] => Steps::new().step("fuzz", || fuzz::peer(arguments)).sum_up(),
-        ["sanitize"] => Steps::new().step("sanitize", compare::sanitize).sum_up(),
+        ["sanitize"] => Steps::new().step("sanitize", sanitize::sanitize).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -83,6 +85,7 @@ fn test() -> ExitCode {
         .step("docs", check_docs)
         .step("tests", || run_tests(&[], &without))
         .step("doc tests", run_doc_tests)
+        .step("sanitizer", sanitize::sanitize)
         .step("README", check_readme)
         .sum_up()
 }
