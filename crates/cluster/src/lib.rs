@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod entry;
+#[cfg(feature = "gossip")]
+pub mod gossip;
 mod static_list;
 
 pub use entry::parse_member;
