@@ -36,8 +36,15 @@ const GO: Need = Need {
     used_by: "the tests beside real golang/groupcache peers",
 };
 
+const ETCD: Need = Need {
+    name: "etcd",
+    probe: "etcd --version && etcdctl version",
+    debian: &["etcd-server", "etcd-client"],
+    used_by: "the tests with real etcd servers",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO];
+const NEEDS: &[Need] = &[GO, ETCD];
 
 /// What Larder's nodes are compared with.
 const PEERS: &[Need] = &[
@@ -190,6 +197,6 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go"), "{sentence}");
+        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd"), "{sentence}");
     }
 }

@@ -4,15 +4,26 @@
 //! knows such lists:
 //!
 //! - [`Static`]: one that a person or a program writes. [`parse_member`] reads its entries as configurations have them.
+//! - `Etcd`, with the feature `etcd`: nodes register themselves there, under a lease.
 //!
 //! Nothing here reaches a member, or knows whether it lives.
 
 #![forbid(unsafe_code)]
 
 mod entry;
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "gossip")]
 pub mod gossip;
+#[cfg(feature = "registry")]
+mod registry;
 mod static_list;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use entry::parse_member;
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdConfig};
+#[cfg(feature = "registry")]
+pub use registry::{LEASE_TTL_MAX, LEASE_TTL_MIN, TlsFiles};
 pub use static_list::Static;

@@ -163,6 +163,9 @@ impl std::ops::Deref for Members {
 /// That a node may act as owner by a list, for strong groups (rule A2): a read of all members that no failure of the
 /// registry can have made stale, and how long it counts.
 ///
+/// Who was without a proof for a moment may have been off the list meanwhile and another in its place, also where the list
+/// is the same as before: it holds no slot any more, and claims its slots anew.
+///
 /// ```
 /// use std::time::Duration;
 /// use larder_core::{Members, Moment, Proof};

@@ -1,0 +1,22 @@
+//! Real registries, as processes that tests start, stop, kill and pause.
+//!
+//! Behind the feature `testing`; no part of a running node. Whether their programs are there is for
+//! [`needs`](larder_core::testing::needs::needs) to say.
+
+#![allow(
+    clippy::allow_attributes,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what tests start has to work, and without one of the features some of it is not used"
+)]
+
+#[cfg(feature = "etcd")]
+mod etcd;
+mod process;
+#[cfg(feature = "registry")]
+mod proxy;
+
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdServer;
+#[cfg(feature = "registry")]
+pub use proxy::Proxy;

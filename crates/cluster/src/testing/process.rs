@@ -1,0 +1,86 @@
+//! [`Process`]: a program in the background, with a folder and an address of its own.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Where there is memory to write to. A registry syncs all it does to disk, and on a machine whose disks are busy that takes
+/// longer than the leases of tests.
+const MEMORY: &str = "/dev/shm";
+
+/// A program that runs, or did. It is killed and its folder removed when this is dropped; if a test fails then, the end of
+/// what it said is shown.
+#[derive(Debug)]
+pub(super) struct Process {
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A program that has not been started.
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir_in(MEMORY).or_else(|_| tempfile::tempdir());
+        Self { folder: folder.expect("a folder can be made"), child: None }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it; what it says goes to a file.
+    pub(super) fn start(&mut self, command: &mut Command) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = File::options().create(true).append(true).open(self.log()).expect("a log can be made");
+        let both = log.try_clone().expect("a log has two ends");
+        let child = command.current_dir(self.folder()).stdin(Stdio::null()).stdout(log).stderr(both).spawn();
+        let name = command.get_program().to_string_lossy();
+        self.child = Some(child.unwrap_or_else(|error| panic!("{name} can't be started: {error}")));
+    }
+
+    /// Ends it with this signal, and waits until it has ended.
+    pub(super) fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        let mut child = self.child.take().expect("it runs");
+        child.wait().expect("a child can be waited for");
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("a process has a number");
+        kill_process(pid, signal).expect("a child can be signalled");
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.folder().join("log")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.end(Signal::KILL);
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("── what a server said ──\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
+
+/// Free ports of a loopback address that no other process and no other call has, so that nobody takes them meanwhile, nor
+/// while the program on them is restarted.
+pub(super) fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, 64 | (high & 63), low, CALLS.fetch_add(1, Ordering::Relaxed));
+    let listeners = [(); N].map(|()| TcpListener::bind((host, 0)).expect("there are free ports"));
+    listeners.map(|listener| listener.local_addr().expect("a listener has an address"))
+}
