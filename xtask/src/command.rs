@@ -34,9 +34,14 @@ fn finish(command: &mut Command) -> Outcome {
     if status.success() { Ok(()) } else { Err(format!("`{line}` failed ({status}).").into()) }
 }
 
-/// Whether a line of shell succeeds; what it prints is thrown away.
+/// Whether a line of shell succeeds in the project's root; what it prints is thrown away.
 pub(crate) fn succeeds(line: &str) -> bool {
-    let status = Command::new("sh").args(["-c", line]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(workspace::root())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }
 

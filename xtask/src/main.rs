@@ -8,6 +8,7 @@ mod compare;
 mod dependencies;
 mod fuzz;
 mod needs;
+mod older;
 mod readme;
 mod sanitize;
 mod steps;

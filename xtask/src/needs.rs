@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, env, fmt, process::Command};
 use crate::{
     Outcome,
     command::{run_aside, succeeds},
+    older,
 };
 
 /// The environment variable that tells tests what they have to do without: names of [`NEEDS`], with commas. Only a
@@ -22,17 +23,20 @@ pub(crate) struct Need {
     /// A line of shell that succeeds if it is there.
     probe: &'static str,
     debian: &'static [&'static str],
+    /// The release of Debian whose packages they are, where this machine's may not have them any more.
+    older: Option<&'static str>,
     used_by: &'static str,
 }
 
 /// What benchmarks need.
 pub(crate) const WRK: Need =
-    Need { name: "wrk", probe: "command -v wrk", debian: &["wrk"], used_by: "benchmarks over HTTP" };
+    Need { name: "wrk", probe: "command -v wrk", debian: &["wrk"], older: None, used_by: "benchmarks over HTTP" };
 
 const GO: Need = Need {
     name: "go",
     probe: "go version && test -d /usr/share/gocode/src/github.com/golang/groupcache",
     debian: &["golang-go", "golang-github-golang-groupcache-dev"],
+    older: None,
     used_by: "the tests beside real golang/groupcache peers",
 };
 
@@ -40,11 +44,20 @@ const ETCD: Need = Need {
     name: "etcd",
     probe: "etcd --version && etcdctl version",
     debian: &["etcd-server", "etcd-client"],
+    older: None,
     used_by: "the tests with real etcd servers",
 };
 
+const CONSUL: Need = Need {
+    name: "consul",
+    probe: "consul version || target/needs/consul version",
+    debian: &["consul"],
+    older: Some("bullseye"),
+    used_by: "the tests with real agents of Consul",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL];
 
 /// What Larder's nodes are compared with.
 const PEERS: &[Need] = &[
@@ -53,12 +66,14 @@ const PEERS: &[Need] = &[
         name: "redis",
         probe: "redis-server --version",
         debian: &["redis-server"],
+        older: None,
         used_by: "the comparison with Redis",
     },
     Need {
         name: "memcached",
         probe: "memcached --version",
         debian: &["memcached"],
+        older: None,
         used_by: "the comparison with memcached",
     },
 ];
@@ -148,12 +163,19 @@ fn may_install() -> bool {
 }
 
 fn install(missing: &[&Need]) -> Outcome {
-    let packages = missing.iter().flat_map(|need| need.debian);
+    let (older, present): (Vec<&Need>, Vec<&Need>) = missing.iter().partition(|need| need.older.is_some());
+    let unpacked = older.iter().flat_map(|need| need.debian.iter().zip(need.older.iter().cycle()));
+    for (package, release) in unpacked {
+        older::unpack(package, release)?;
+    }
+    if present.is_empty() {
+        return Ok(());
+    }
     run_aside(Command::new("apt-get").args(["-q", "update"]))?;
     run_aside(
         Command::new("apt-get")
             .args(["-qy", "install", "--no-install-recommends"])
-            .args(packages)
+            .args(present.iter().flat_map(|need| need.debian))
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
 }
@@ -197,6 +219,6 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd"), "{sentence}");
+        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul"), "{sentence}");
     }
 }

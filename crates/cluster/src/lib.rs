@@ -4,12 +4,14 @@
 //! knows such lists:
 //!
 //! - [`Static`]: one that a person or a program writes. [`parse_member`] reads its entries as configurations have them.
-//! - `Etcd`, with the feature `etcd`: nodes register themselves there, under a lease.
+//! - `Etcd` and `Consul`, with the features of these names: nodes register themselves there, under a lease.
 //!
 //! Nothing here reaches a member, or knows whether it lives.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "consul")]
+mod consul;
 mod entry;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -21,9 +23,11 @@ mod static_list;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+#[cfg(feature = "consul")]
+pub use consul::{Consul, ConsulConfig};
 pub use entry::parse_member;
 #[cfg(feature = "etcd")]
-pub use etcd::{Etcd, EtcdConfig};
+pub use etcd::{ENDPOINTS_MAX as ETCD_ENDPOINTS_MAX, Etcd, EtcdConfig};
 #[cfg(feature = "registry")]
 pub use registry::{LEASE_TTL_MAX, LEASE_TTL_MIN, TlsFiles};
 pub use static_list::Static;

@@ -2,7 +2,6 @@
 
 use std::{
     error::Error as StdError,
-    fmt::Write,
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,14 +22,14 @@ use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
 use super::proto::{AuthenticateRequest, auth_client::AuthClient};
-use crate::registry::{Failure, connector};
+use crate::registry::{Failure, causes, connector};
 
 /// A connection on which nothing has been heard for so long is asked whether it still stands, and dropped if it doesn't
 /// say so within the same time: a paused etcd must not hold up a watch for ever.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// The most endpoints: a cluster of etcd has seven members at most.
-pub(super) const ENDPOINTS_MAX: usize = 16;
+/// The most endpoints of etcd: a cluster of it has seven members at most.
+pub const ENDPOINTS_MAX: usize = 16;
 
 /// The header in which etcd wants tokens.
 const TOKEN: &str = "token";
@@ -254,18 +253,6 @@ fn endpoint(url: &str) -> Result<Uri, Error> {
         let message = format!("{url:?} is no endpoint of etcd: expected a URL such as \"http://127.0.0.1:2379\"");
         Error::new(ErrorKind::Invalid, message)
     })
-}
-
-/// An error and what it came of, in one sentence.
-fn causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a string doesn't fail.
-        let _written = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether any of the endpoints is to be reached by TLS.

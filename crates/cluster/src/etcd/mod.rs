@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status};
 
+pub use self::client::ENDPOINTS_MAX;
 use self::{
     client::{Client, is_https},
     proto::{
@@ -140,7 +141,7 @@ impl Etcd {
         let tls = tls_config(is_https(&endpoints), &tls)?;
         let request_time_max = (lease_ttl / REQUESTS_PER_LEASE).min(REQUEST_TIME_MAX);
         // Nodes begin with different endpoints.
-        let first = usize::try_from(seed % client::ENDPOINTS_MAX as u64).unwrap_or_default();
+        let first = usize::try_from(seed % ENDPOINTS_MAX as u64).unwrap_or_default();
         let registry = EtcdRegistry {
             client: Client::new(&endpoints, first, tls, user, request_time_max)?,
             members: format!("{prefix}members/").into(),

@@ -1,7 +1,8 @@
 //! Connections to a registry, with TLS where its URL says so.
 
 use std::{
-    fmt::Display,
+    error::Error as StdError,
+    fmt::{Display, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -40,6 +41,18 @@ pub(crate) fn connector(connect_time_max: Duration) -> HttpConnector {
     http.set_nodelay(true);
     http.set_connect_timeout(Some(connect_time_max));
     http
+}
+
+/// An error and what it came of, in one sentence.
+pub(crate) fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Writing to a string doesn't fail.
+        let _written = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// How they are secured; nothing is read where no URL is `https`.

@@ -15,8 +15,9 @@
 //! - this node's own entry was found missing, although this node did all to keep it;
 //! - its revision went backwards: it lost what it had.
 //!
-//! Missing nodes have the time of one lease, from when they were first missed, to come back; who has not by then is off the
-//! list. Most often all are back within a second, and then the list is what it was, and no view changes.
+//! Missing nodes have the time of one lease to come back, from when this node's own entry is there: before that the registry
+//! may take none, as Consul's agents do for half a minute after they found no leader. Who has not come back by then is off
+//! the list. Most often all are back within a second, and then the list is what it was, and no view changes.
 //!
 //! There is one node whose absence needs no such explanation: this one, if it stood still itself, for half a lease or
 //! longer. It was thrown out, and has to know it.
@@ -34,6 +35,9 @@ use larder_core::{Member, Members, Moment, Proof};
 /// The share of a lease's time for which a read proves authority (rule A2).
 const PROOF_SHARE: f64 = 0.9;
 
+/// The longest that a list is held back, also if this node's own entry doesn't come back.
+const HELD_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// What this node knows of reads, and what it made of them.
 #[derive(Debug)]
 pub(crate) struct Listing {
@@ -47,6 +51,8 @@ pub(crate) struct Listing {
     doubted_until: Moment,
     /// Since when owners are missing from what reads show.
     held_since: Option<Moment>,
+    /// Since when they are and this node isn't.
+    back_since: Option<Moment>,
     /// When this node was last seen to run.
     ran: Moment,
     /// When it was found that this node had stood still, until a read is judged that was sent after that.
@@ -76,6 +82,7 @@ impl Listing {
             answered: None,
             doubted_until: Moment::default(),
             held_since: None,
+            back_since: None,
             ran: Moment::NEVER,
             stood_still: None,
         }
@@ -128,16 +135,17 @@ impl Listing {
         let may_be_off = |owner: &Member| stood_still && owner.name == self.name;
         let is_missing = owners.any(|owner| read.position(&owner.name).is_none() && !may_be_off(owner));
         let is_doubted = now < self.doubted_until || self.held_since.is_some();
-        if !is_missing || !is_doubted {
-            self.held_since = None;
-            return false;
+        if is_missing && is_doubted {
+            let since = *self.held_since.get_or_insert(now);
+            let is_back = read.position(&self.name).is_some();
+            self.back_since = is_back.then(|| self.back_since.unwrap_or(now));
+            let had_its_time = self.back_since.is_some_and(|back| now.since(back) >= self.lease_ttl);
+            if !had_its_time && now.since(since) < HELD_TIME_MAX.max(self.lease_ttl) {
+                return true;
+            }
         }
-        let since = *self.held_since.get_or_insert(now);
-        let is_held = now.since(since) < self.lease_ttl;
-        if !is_held {
-            self.held_since = None;
-        }
-        is_held
+        (self.held_since, self.back_since) = (None, None);
+        false
     }
 }
 
@@ -213,6 +221,21 @@ mod tests {
         let verdict = listing.judge(back + MS(5000), back + MS(5000), list("ab", 20), None);
         assert_eq!(verdict.members, list("ab", 20), "c had its time");
         assert!(verdict.proof.is_some());
+    }
+
+    #[test]
+    fn the_others_have_time_from_when_this_node_is_back() {
+        let mut listing = after("abc");
+        let back = start() + MS(60_000);
+        for (at, shown) in [(0, ""), (20_000, "b"), (30_000, "a"), (34_999, "ab")] {
+            let verdict = listing.judge(back + MS(at), back + MS(at), list(shown, 20), None);
+            assert_eq!(verdict.members, list("abc", 10), "after {at} ms");
+        }
+        assert_eq!(listing.judge(back + MS(35_000), back + MS(35_000), list("ab", 20), None).members, list("ab", 20));
+        let mut listing = after("abc");
+        assert_eq!(listing.judge(back, back, list("b", 20), None).members, list("abc", 10));
+        let late = back + HELD_TIME_MAX;
+        assert_eq!(listing.judge(late, late, list("b", 20), None).members, list("b", 20), "not for ever");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{fmt, future::Future, time::Duration};
 use larder_core::{Member, Members};
 
 pub use connection::TlsFiles;
-pub(crate) use connection::{connector, tls_config};
+pub(crate) use connection::{causes, connector, tls_config};
 pub(crate) use facts::Facts;
 pub(crate) use registrant::Registrant;
 

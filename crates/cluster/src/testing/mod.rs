@@ -10,12 +10,16 @@
     reason = "what tests start has to work, and without one of the features some of it is not used"
 )]
 
+#[cfg(feature = "consul")]
+mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod process;
 #[cfg(feature = "registry")]
 mod proxy;
 
+#[cfg(feature = "consul")]
+pub use consul::ConsulServer;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdServer;
 #[cfg(feature = "registry")]

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
@@ -14,6 +15,9 @@ use tempfile::TempDir;
 /// Where there is memory to write to. A registry syncs all it does to disk, and on a machine whose disks are busy that takes
 /// longer than the leases of tests.
 const MEMORY: &str = "/dev/shm";
+
+/// How much of what a program said is shown after a test that failed.
+const SHOWN_LINES_MAX: usize = 30;
 
 /// A program that runs, or did. It is killed and its folder removed when this is dropped; if a test fails then, the end of
 /// what it said is shown.
@@ -70,7 +74,9 @@ impl Drop for Process {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("── what a server said ──\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            let end = lines[lines.len().saturating_sub(SHOWN_LINES_MAX)..].join("\n");
+            // Who can't be told it can't be helped.
+            let _shown = writeln!(std::io::stderr(), "── what a server said ──\n{end}");
         }
     }
 }
