@@ -40,6 +40,11 @@ impl<F: Clone> KeyState<F> {
         self.entries.is_empty()
     }
 
+    /// Every flight, whatever its state.
+    pub(super) fn flights(&self) -> impl Iterator<Item = &F> {
+        self.entries.iter().map(|entry| &entry.flight)
+    }
+
     /// A caller joins the open flight, if there is one.
     pub(super) fn join(&mut self, deadline: Instant) -> Option<F> {
         let entry = self.entries.iter_mut().find(|entry| entry.open)?;

@@ -32,6 +32,7 @@
 //! # }
 //! ```
 
+mod alarm;
 mod key_state;
 
 use std::{
@@ -49,8 +50,9 @@ use futures_util::task::AtomicWaker;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use alarm::{Alarm, Watched};
 pub use key_state::UNDER_WAY_MAX;
 use key_state::{FlightId, KeyState};
 
@@ -79,6 +81,7 @@ struct Table<T> {
     hasher: RandomState,
     next_id: AtomicU64,
     len: AtomicUsize,
+    alarm: Arc<Alarm>,
 }
 
 /// What those who are in a flight share.
@@ -99,9 +102,16 @@ struct End<T> {
     /// `Some(None)`: the leader went without a result.
     result: Option<Option<T>>,
     /// Mostly one.
-    wakers: SmallVec<[(u64, Waker); 1]>,
+    waiting: SmallVec<[Waiting; 1]>,
     /// Numbers those who wait.
-    next: u64,
+    next: u32,
+}
+
+/// One who is to be woken.
+struct Waiting {
+    number: u32,
+    deadline: Instant,
+    waker: Waker,
 }
 
 /// What a caller becomes.
@@ -169,6 +179,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             hasher: RandomState::default(),
             next_id: AtomicU64::new(0),
             len: AtomicUsize::new(0),
+            alarm: Alarm::new(),
         }))
     }
 
@@ -205,7 +216,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             key: key.clone(),
             hash,
             id,
-            end: Mutex::new(End { result: None, wakers: SmallVec::new(), next: 0 }),
+            end: Mutex::new(End { result: None, waiting: SmallVec::new(), next: 0 }),
             is_cleared: AtomicBool::new(is_cleared),
             is_abandoned: AtomicBool::new(false),
             leader: AtomicWaker::new(),
@@ -273,6 +284,40 @@ impl<T> Table<T> {
     }
 }
 
+impl<T: Send + Sync + 'static> Watched for Table<T> {
+    fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
+    }
+
+    fn wake_late(&self, now: Instant) -> Option<Instant> {
+        let (mut late, mut next) = (Vec::new(), None::<Instant>);
+        for shard in &self.shards {
+            let keys = shard.lock();
+            for flight in keys.iter().flat_map(|row| row.state.flights()) {
+                for Waiting { deadline, waker, .. } in &flight.end.lock().waiting {
+                    if *deadline <= now {
+                        late.push(waker.clone());
+                    } else {
+                        next = Some(next.map_or(*deadline, |next| next.min(*deadline)));
+                    }
+                }
+            }
+        }
+        late.into_iter().for_each(Waker::wake);
+        next
+    }
+
+    fn wake_all(&self) {
+        let mut waiting = Vec::new();
+        for shard in &self.shards {
+            for flight in shard.lock().iter().flat_map(|row| row.state.flights()) {
+                waiting.extend(flight.end.lock().waiting.iter().map(|waiting| waiting.waker.clone()));
+            }
+        }
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
 impl<T> Flight<T> {
     fn keys(&self) -> MutexGuard<'_, Keys<T>> {
         self.table.shard(self.hash).lock()
@@ -289,10 +334,10 @@ impl<T> Flight<T> {
         let Ok(mut row) = keys.find_entry(self.hash, |row| row.key == self.key) else { return };
         let result = install(row.get().state.is_attached(self.id));
         // The result is set before the flight leaves the table, so that who finds none there finds it in the store.
-        let wakers = {
+        let waiting = {
             let mut end = self.end.lock();
             end.result = Some(result);
-            std::mem::take(&mut end.wakers)
+            std::mem::take(&mut end.waiting)
         };
         self.table.len.fetch_sub(1, Ordering::Relaxed);
         let state = &mut row.get_mut().state;
@@ -304,8 +349,8 @@ impl<T> Flight<T> {
             row.remove();
         }
         drop(keys);
-        for (_, waker) in wakers {
-            waker.wake();
+        for waiting in waiting {
+            waiting.waker.wake();
         }
     }
 }
@@ -315,10 +360,10 @@ pub struct Waiter<T: Clone> {
     flight: Arc<Flight<T>>,
     deadline: Instant,
     /// Under which its waker is kept.
-    number: Option<u64>,
+    number: Option<u32>,
 }
 
-impl<T: Clone> Waiter<T> {
+impl<T: Clone + Send + Sync + 'static> Waiter<T> {
     /// Waits for the result, until the deadline that was given at boarding.
     ///
     /// # Errors
@@ -333,22 +378,34 @@ impl<T: Clone> Waiter<T> {
     /// # Errors
     ///
     /// [`WaitError::TimedOut`] if there is no result by then.
-    pub async fn wait_until(&mut self, pause: Instant) -> Result<T, WaitError> {
-        timeout_at(pause, std::future::poll_fn(|cx| self.poll(cx))).await.unwrap_or(Err(WaitError::TimedOut))
+    pub fn wait_until(&mut self, pause: Instant) -> impl Future<Output = Result<T, WaitError>> + Send {
+        std::future::poll_fn(move |cx| self.poll(cx, pause))
     }
 
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<T, WaitError>> {
+    fn poll(&mut self, cx: &Context<'_>, pause: Instant) -> Poll<Result<T, WaitError>> {
+        let table = &self.flight.table;
         let mut end = self.flight.end.lock();
         if let Some(result) = &end.result {
             return Poll::Ready(result.clone().ok_or(WaitError::LeaderLost));
         }
+        let is_new = self.number.is_none();
         let number = *self.number.get_or_insert(end.next);
-        match end.wakers.iter_mut().find(|(of, _)| *of == number) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
+        let waiting = Waiting { number, deadline: pause, waker: cx.waker().clone() };
+        match end.waiting.iter_mut().find(|it| it.number == number) {
+            Some(place) => *place = waiting,
             None => {
                 end.next += 1;
-                end.wakers.push((number, cx.waker().clone()));
+                end.waiting.push(waiting);
             }
+        }
+        let is_watched = table.alarm.is_set_for(pause);
+        drop(end);
+        // Who begins to wait need not look at the clock: a deadline that has passed sets off the alarm.
+        if !is_new && pause <= Instant::now() {
+            return Poll::Ready(Err(WaitError::TimedOut));
+        }
+        if !is_watched {
+            table.alarm.set_for(pause, table);
         }
         Poll::Pending
     }
@@ -363,7 +420,7 @@ impl<T: Clone> Drop for Waiter<T> {
                 return;
             }
             if let Some(number) = self.number {
-                end.wakers.retain(|(of, _)| *of != number);
+                end.waiting.retain(|waiting| waiting.number != number);
             }
         }
         if flight.state(&mut flight.keys()).is_some_and(|state| state.leave(flight.id)) {

@@ -151,3 +151,58 @@ async fn the_table_is_bounded() {
     flights.0.len.store(FLIGHTS_MAX, Ordering::Relaxed);
     assert!(matches!(flights.board(&key(), in_secs(1)), Boarding::Full));
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_caller_is_woken_at_its_own_deadline() {
+    let flights: Flights<u32> = Flights::new();
+    let start = Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    // Late ones and early ones come by turns: an alarm that was set is moved.
+    for secs in [30_u64, 5, 20, 1, 10, 1] {
+        let flights = flights.clone();
+        let deadline = start + Duration::from_secs(secs);
+        callers.spawn(async move {
+            let result = flights.run(&key(), deadline, std::future::pending).await;
+            assert_eq!(result, Err(WaitError::TimedOut));
+            deadline.elapsed()
+        });
+    }
+    while let Some(late) = callers.join_next().await {
+        assert!(late.unwrap() <= Duration::from_millis(5));
+    }
+    assert!(flights.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_is_not_waited_for() {
+    let flights: Flights<u32> = Flights::new();
+    let start = Instant::now();
+    assert_eq!(flights.run(&key(), start, std::future::pending).await, Err(WaitError::TimedOut));
+    let (_leader, mut waiter) = lead(&flights);
+    for _ in 0..3 {
+        assert_eq!(waiter.wait_until(start).await, Err(WaitError::TimedOut));
+    }
+    assert!(start.elapsed() <= Duration::from_millis(20));
+}
+
+#[tokio::test]
+async fn deadlines_are_kept_when_the_runtime_of_another_caller_has_ended() {
+    let flights: Flights<u32> = Flights::new();
+    let (_leader, mut waiter) = lead(&flights);
+    let soon = Instant::now() + Duration::from_millis(100);
+    let (watched, has_watch) = std::sync::mpsc::channel();
+    let other = flights.clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut other = join(&other);
+            assert!(Box::pin(other.wait_until(soon)).now_or_never().is_none());
+            tokio::task::yield_now().await;
+            watched.send(()).unwrap();
+        });
+    });
+    has_watch.recv().unwrap();
+    let waits = tokio::spawn(async move { waiter.wait_until(soon).await });
+    thread.join().unwrap();
+    assert_eq!(waits.await.unwrap(), Err(WaitError::TimedOut));
+}

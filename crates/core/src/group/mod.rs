@@ -93,7 +93,7 @@ struct Boarded {
 /// How far a key of many has come without waiting.
 enum Begun {
     Ended(Result<Answer, Error>),
-    Boarded(Key, Boarded),
+    Boarded(Boarded),
 }
 
 impl Group {
@@ -188,8 +188,9 @@ impl Group {
     ///
     /// As for [`get`](Self::get).
     pub async fn fetch(&self, key: &[u8], timeout: Duration) -> Result<Answer, Error> {
+        Key::check(key)?;
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
-        let answer = self.miss(Key::copy_from(key)?, deadline).await;
+        let answer = self.miss(key, deadline).await;
         self.counted_result(answer)
     }
 
@@ -214,10 +215,11 @@ impl Group {
         let begun: Vec<Begun> = keys.iter().map(|key| self.begin(key.as_ref(), deadline, &mut batch)).collect();
         self.load_batch(batch);
         let mut answers = Vec::with_capacity(begun.len());
-        for begun in begun {
+        for (begun, key) in begun.into_iter().zip(keys) {
+            let key = key.as_ref();
             let answer = match begun {
                 Begun::Ended(answer) => answer,
-                Begun::Boarded(key, boarded) => match self.settle(&key, boarded, deadline).await {
+                Begun::Boarded(boarded) => match self.settle(key, boarded, deadline).await {
                     Ok(Some(answer)) => Ok(answer),
                     Ok(None) => self.miss(key, deadline).await,
                     Err(error) => Err(error),
@@ -248,7 +250,7 @@ impl Group {
                 Place::At(_) => self.board_ask(&key, slot, deadline)?,
                 Place::Nobody => return Err(no_taker()),
             };
-            Ok(Begun::Boarded(key, boarded))
+            Ok(Begun::Boarded(boarded))
         });
         boarded.unwrap_or_else(|error| Begun::Ended(Err(error)))
     }
@@ -288,25 +290,32 @@ impl Group {
         None
     }
 
-    /// Gets what the node's own store didn't have.
-    async fn miss(&self, key: Key, deadline: Instant) -> Result<Answer, Error> {
-        let slot = Slot::of(self.name(), key.as_bytes());
+    /// Gets what the node's own store didn't have. What is held while it waits is memory that each caller takes.
+    async fn miss(&self, key: &[u8], deadline: Instant) -> Result<Answer, Error> {
         for _ in 0..ROUTE_TRIES_MAX {
-            let boarded = match self.0.node.view().owner_place(slot, key.as_bytes()) {
-                Place::Mine if self.0.origin.is_none() => return Ok(self.nothing()),
-                Place::Mine => self.board_load(&key, slot, Role::Owner, deadline)?,
-                Place::At(_) => self.board_ask(&key, slot, deadline)?,
-                Place::Nobody => return Err(no_taker()),
-            };
-            if let Some(answer) = self.settle(&key, boarded, deadline).await? {
+            let Some(boarded) = self.board(key, deadline)? else { return Ok(self.nothing()) };
+            if let Some(answer) = self.settle(key, boarded, deadline).await? {
                 return Ok(answer);
             }
         }
         Err(unsettled())
     }
 
+    /// Boards the key's flight to wherever it belongs. `None`: there is nothing to be fetched.
+    fn board(&self, key: &[u8], deadline: Instant) -> Result<Option<Boarded>, Error> {
+        let key = Key::copy_from(key)?;
+        let slot = Slot::of(self.name(), key.as_bytes());
+        let place = self.0.node.peek_view().owner_place(slot, key.as_bytes());
+        match place {
+            Place::Mine if self.0.origin.is_none() => Ok(None),
+            Place::Mine => self.board_load(&key, slot, Role::Owner, deadline).map(Some),
+            Place::At(_) => self.board_ask(&key, slot, deadline).map(Some),
+            Place::Nobody => Err(no_taker()),
+        }
+    }
+
     /// Waits for a flight, or is content with a stale value where the group allows it. `None`: the key went elsewhere.
-    async fn settle(&self, key: &Key, boarded: Boarded, deadline: Instant) -> Result<Option<Answer>, Error> {
+    async fn settle(&self, key: &[u8], boarded: Boarded, deadline: Instant) -> Result<Option<Answer>, Error> {
         let Inner { stats, config, .. } = &*self.0;
         let Boarded { mut waiter, collapsed } = boarded;
         let landing = if config.soft_timeout.is_zero() {
@@ -336,7 +345,7 @@ impl Group {
     /// Waits for a flight; answers with a stale value if there is one when `soft_timeout` has passed.
     async fn settle_softly(
         &self,
-        key: &Key,
+        key: &[u8],
         mut waiter: Waiter<Landing>,
         deadline: Instant,
     ) -> Result<Result<Landing, WaitError>, Answer> {
@@ -379,15 +388,15 @@ impl Group {
     }
 
     /// A value past its ttl that may be served in the place of an error or a long wait.
-    fn stale_instead(&self, key: &Key) -> Option<Answer> {
+    fn stale_instead(&self, key: &[u8]) -> Option<Answer> {
         let Inner { store, node, config, .. } = &*self.0;
         if config.stale_if_error.is_zero() {
             return None;
         }
         let now = self.now();
-        let hit = store.peek(key.as_bytes(), now)?;
+        let hit = store.peek(key, now)?;
         let allowed = hit.meta().tier == Tier::Main
-            && node.peek_view().is_mine(hit.meta().slot, key.as_bytes())
+            && node.peek_view().is_mine(hit.meta().slot, key)
             && now < hit.meta().fresh_until + config.stale_if_error;
         allowed.then(|| Answer::from_store(hit, now))
     }

@@ -98,7 +98,7 @@ impl Group {
                     self.board_load(key, slot, role, *deadline)?
                 }
             };
-            if let Some(answer) = self.settle(key, boarded, *deadline).await? {
+            if let Some(answer) = self.settle(key.as_bytes(), boarded, *deadline).await? {
                 return Ok(answer.for_peer(self.0.node.clock().wall_ms()));
             }
         }
