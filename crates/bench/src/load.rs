@@ -162,7 +162,6 @@ impl Load {
         let tasks = (0..callers).map(|number| {
             let seed = plan.seed.wrapping_add(number as u64);
             let caller = Caller {
-                number,
                 keys: Keys::new(plan.distribution, plan.keys, seed),
                 timetable: Arc::clone(&timetable),
                 recorder: Arc::clone(&recorder),
@@ -202,7 +201,7 @@ impl Load {
                 self.cut_off += u64::from(ended.is_err());
             }
             let unanswered = self.timetable.total().map_or(self.cut_off, |total| total - self.so_far().gets);
-            self.recorder.record(0, Outcome::Failed(NO_ANSWER), GRACE, unanswered);
+            self.recorder.record(Outcome::Failed(NO_ANSWER), GRACE, unanswered);
             self.ended = Some(Instant::now());
         }
         self.so_far()
@@ -219,7 +218,6 @@ impl Load {
 }
 
 struct Caller {
-    number: usize,
     keys: Keys,
     timetable: Arc<Timetable>,
     recorder: Arc<Recorder>,
@@ -229,7 +227,7 @@ impl Caller {
     async fn run<F: Future<Output = Outcome>>(mut self, get: &impl Fn(u64) -> F) {
         while let Some(due) = self.timetable.next().await {
             let outcome = get(self.keys.draw()).await;
-            self.recorder.record(self.number, outcome, due.elapsed(), 1);
+            self.recorder.record(outcome, due.elapsed(), 1);
             match outcome {
                 Outcome::Failed(_) if self.timetable.total().is_none() => sleep(FAILURE_PAUSE).await,
                 // A hit in process is ready at once, and a caller that never waits would keep its thread to itself.

@@ -1,6 +1,10 @@
 //! What a load measured: counts, rates and percentiles, read at any time while it runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -15,9 +19,18 @@ const LATENCY_NS_MAX: u64 = 100_000_000_000;
 /// Latencies are kept to within one in a thousand.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Callers share this many histograms, of some 220 KiB each. More would be memory for nothing: a get holds one for
-/// some 20 ns.
+/// Threads share this many histograms, of some 220 KiB each. More would be memory for nothing: a get holds one for
+/// some 20 ns. Callers of one thread share one, of which little is touched then.
 const SHARDS: usize = 16;
+
+/// The histogram of the calling thread.
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    }
+    SHARD.with(|shard| *shard)
+}
 
 /// Takes the outcomes of many callers without making them wait for each other.
 pub(crate) struct Recorder {
@@ -36,12 +49,12 @@ impl Recorder {
         Self { shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect() }
     }
 
-    /// Takes the outcome of `count` gets of a caller that took as long as each other.
-    pub(crate) fn record(&self, caller: usize, outcome: Outcome, latency: Duration, count: u64) {
+    /// Takes the outcome of `count` gets that took as long as each other.
+    pub(crate) fn record(&self, outcome: Outcome, latency: Duration, count: u64) {
         if count == 0 {
             return;
         }
-        let mut shard = self.shards[caller % SHARDS].lock();
+        let mut shard = self.shards[shard()].lock();
         shard.latencies_ns.saturating_record_n(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), count);
         *match outcome {
             Outcome::Found => &mut shard.found,

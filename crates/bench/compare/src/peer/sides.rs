@@ -70,8 +70,9 @@ where
         };
         let get = get.clone();
         let load = Load::start(&plan, move |index| {
-            let answer = get(index);
-            async move { if answer.await { Outcome::Found } else { Outcome::Failed("the right value did not come") } }
+            let get = get.clone();
+            // Made where it is awaited: moved into the block, each get would be copied, and kept, twice.
+            async move { if get(index).await { Outcome::Found } else { Outcome::Failed("the right value did not come") } }
         });
         let Report { gets, found, seconds, latency, .. } = load.finish().await;
         let measured = Measured {
