@@ -1,19 +1,20 @@
-//! [`CountedCodec`]: messages as prost has them, of which none is read that would take many times its length.
+//! [`CountedCodec`]: messages as prost has them, of which none is read that would take many times its length; and what
+//! reads and writes the frames of an exchange.
 //!
 //! An empty element of a list takes two bytes on the wire and a hundred in memory. Lists stand at the top of messages here, so
 //! that a look at what a message carries, one level deep, tells what it would take.
 
-use bytes::Buf;
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use super::limits::FIELDS_MAX;
+use super::{limits::FIELDS_MAX, proto::Frame, wire};
 
-/// What the generated code reads and writes messages with.
+/// What the generated code reads and writes clients' messages with.
 #[derive(Default, Debug)]
 pub(super) struct CountedCodec<T, U>(ProstCodec<T, U>);
 
@@ -36,6 +37,73 @@ where
     }
 }
 
+/// What the generated code reads and writes frames with.
+#[derive(Default, Debug)]
+pub(super) struct FrameCodec(ProstCodec<Frame, Frame>);
+
+impl Codec for FrameCodec {
+    type Encode = Frame;
+    type Decode = Frame;
+    type Encoder = ProstEncoder<Frame>;
+    type Decoder = FrameDecoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        self.0.encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        FrameDecoder
+    }
+}
+
+/// What reads the frames of who answers, and sends those of who asks, which are written already.
+#[derive(Debug)]
+pub(super) struct AskerCodec;
+
+impl Codec for AskerCodec {
+    type Encode = Bytes;
+    type Decode = Frame;
+    type Encoder = Written;
+    type Decoder = FrameDecoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Written
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        FrameDecoder
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Written;
+
+impl Encoder for Written {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(message.len());
+        out.put(message);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FrameDecoder;
+
+impl Decoder for FrameDecoder {
+    type Item = Frame;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        let fields = checked_count(bytes.chunk())?;
+        let message = bytes.copy_to_bytes(bytes.remaining());
+        let read = wire::read(&message, fields).map_or_else(|| Frame::decode(message), Ok);
+        read.map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct CountedDecoder<U>(ProstDecoder<U>);
 
@@ -44,9 +112,7 @@ impl<U: Message + Default> Decoder for CountedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if count_fields(bytes.chunk()) > FIELDS_MAX {
-            return Err(Status::invalid_argument(format!("a message carries more than {FIELDS_MAX} things")));
-        }
+        checked_count(bytes.chunk())?;
         self.0.decode(bytes)
     }
 
@@ -55,8 +121,17 @@ impl<U: Message + Default> Decoder for CountedDecoder<U> {
     }
 }
 
+/// How many fields a message has, unless it has too many.
+fn checked_count(bytes: &[u8]) -> Result<usize, Status> {
+    let count = count_fields(bytes);
+    if count > FIELDS_MAX {
+        return Err(Status::invalid_argument(format!("a message carries more than {FIELDS_MAX} things")));
+    }
+    Ok(count)
+}
+
 /// How many fields a message has, as far as it can be read: prost says what is wrong with the rest.
-fn count_fields(mut bytes: &[u8]) -> usize {
+pub(super) fn count_fields(mut bytes: &[u8]) -> usize {
     let mut count = 0;
     while let Some(key) = varint(&mut bytes) {
         let len = match key & 7 {

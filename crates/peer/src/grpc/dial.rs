@@ -5,20 +5,19 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt, future::ready, stream};
-use http::{Request, Response, Uri};
+use http::{Request, Response, Uri, uri::PathAndQuery};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use larder_core::Standing;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::{net::TcpStream, task::JoinSet};
-use tonic::{Streaming, body::Body};
+use tonic::{Streaming, body::Body, client::Grpc};
 use tower_service::Service;
 
-use super::{
-    convert, limits,
-    proto::{Frame, peer_client::PeerClient},
-};
+use super::{codec::AskerCodec, convert, limits, proto::Frame, serve::EXCHANGE};
 
 /// An open exchange. Dropped, it closes the connection, whatever state that is in.
 pub(super) struct Dialled {
@@ -46,18 +45,19 @@ impl Dialled {
 /// What happened, in one sentence.
 pub(super) async fn greet(address: &str, uri: &Uri, standing: &Standing) -> Result<(), String> {
     // The exchange must not end before the other has said something.
-    let hello = stream::once(ready(convert::hello(standing))).chain(stream::pending());
+    let hello = convert::hello(standing).encode_to_vec().into();
+    let hello = stream::once(ready(hello)).chain(stream::pending());
     dial(address, uri, hello).await?.hello(standing).await
 }
 
-/// Connects to `address` and opens an exchange that sends `outgoing`.
+/// Connects to `address` and opens an exchange that sends the frames of `outgoing`, each written already.
 ///
 /// # Errors
 ///
 /// What happened, in one sentence.
 pub(super) async fn dial<S>(address: &str, uri: &Uri, outgoing: S) -> Result<Dialled, String>
 where
-    S: stream::Stream<Item = Frame> + Send + 'static,
+    S: stream::Stream<Item = Bytes> + Send + 'static,
 {
     let stream = TcpStream::connect(address).await.map_err(|error| format!("connecting failed: {error}"))?;
     stream.set_nodelay(true).map_err(|error| format!("connecting failed: {error}"))?;
@@ -71,8 +71,11 @@ where
         .map_err(|error| format!("it speaks no HTTP/2: {error}"))?;
     Spawn(tasks.0.clone()).execute(connection);
     let mut client =
-        PeerClient::with_origin(Sender(sender), uri.clone()).max_decoding_message_size(limits::ANSWERER_FRAME_LEN_MAX);
-    let answer = client.exchange(outgoing).await.map_err(|status| format!("it refused: {}", status.message()))?;
+        Grpc::with_origin(Sender(sender), uri.clone()).max_decoding_message_size(limits::ANSWERER_FRAME_LEN_MAX);
+    client.ready().await.map_err(|error| format!("it speaks no HTTP/2: {error}"))?;
+    let (outgoing, path) = (tonic::Request::new(outgoing), PathAndQuery::from_static(EXCHANGE));
+    let answer = client.streaming(outgoing, path, AskerCodec).await;
+    let answer = answer.map_err(|status| format!("it refused: {}", status.message()))?;
     Ok(Dialled { frames: answer.into_inner(), _tasks: tasks })
 }
 

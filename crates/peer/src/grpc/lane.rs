@@ -16,12 +16,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::Stream;
 use http::Uri;
 use larder_core::{Standing, peer::PeerError};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::{
     sync::Notify,
+    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -232,7 +235,7 @@ impl Lane {
             state.connection += 1;
             state.connection
         };
-        let hello = convert::hello(&self.standing);
+        let hello = convert::hello(&self.standing).encode_to_vec().into();
         let outgoing = Outgoing { lane: self.clone(), connection: number, hello: Some(hello) };
         let mut dialled = dial(&self.address, &self.uri, outgoing).await?;
         dialled.hello(&self.standing).await?;
@@ -250,13 +253,13 @@ impl Lane {
         if let Some(outgoing) = outgoing {
             outgoing.wake();
         }
-        let (mut heard, mut quiet_ticks) = (false, 0);
+        let (mut heard, mut quiet_ticks, mut handed) = (false, 0, 0);
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + limits::TICK_IDLE));
         loop {
             tokio::select! {
                 frame = dialled.frames.message() => {
                     let reason = match frame {
-                        Ok(Some(frame)) => match self.take(frame) {
+                        Ok(Some(frame)) => match self.take(frame, &mut handed).await {
                             Ok(()) => {
                                 (heard, quiet_ticks) = (true, 0);
                                 continue;
@@ -296,37 +299,43 @@ impl Lane {
         }
     }
 
-    /// Hands out what came.
-    fn take(&self, frame: Frame) -> Result<(), String> {
+    /// Hands out what came, a few answers at a time: `handed` counts them. Whoever has its answer gets a turn then and asks for
+    /// the next thing, which is on its way while the others still hear of theirs: neither node waits for the other to be
+    /// through with all.
+    async fn take(&self, frame: Frame, handed: &mut usize) -> Result<(), String> {
         // What is answered is not judged by the answering node's view: who waits need not wait for a look at the membership.
         let _can_judge = convert::check_frame(&self.standing, &frame).map_err(|error| error.to_string())?;
         if frame.hello.is_some() || !frame.requests.is_empty() {
             return Err("it sent a frame that only an asker sends".to_owned());
         }
-        let mut settled = Vec::with_capacity(frame.answers.len());
-        let (mut wrong, mut goes_on) = (None, false);
-        let mut state = self.state.lock();
-        let mut keep = |taken: Result<Option<(Settled, bool)>, &'static str>| match taken {
-            Ok(Some((done, more))) => {
-                settled.push(done);
-                goes_on |= more;
-            }
-            Ok(None) => {}
-            Err(reason) => wrong = Some(reason.to_owned()),
-        };
         for answer in frame.answers {
-            keep(state.pending.answer(answer));
+            if *handed >= (self.load() / limits::HANDED_PART).clamp(limits::HANDED_MIN, limits::HANDED_MAX) {
+                *handed = 0;
+                yield_now().await;
+            }
+            *handed += 1;
+            self.hand_out(|pending| pending.answer(answer))?;
         }
         for chunk in frame.chunks {
-            keep(state.pending.chunk(&chunk));
+            self.hand_out(|pending| pending.chunk(&chunk))?;
         }
+        Ok(())
+    }
+
+    fn hand_out(
+        &self,
+        came: impl FnOnce(&mut Pending) -> Result<Option<(Settled, bool)>, &'static str>,
+    ) -> Result<(), String> {
+        let mut state = self.state.lock();
+        let Some((settled, goes_on)) = came(&mut state.pending)? else { return Ok(()) };
         let outgoing = if goes_on { state.outgoing.take() } else { None };
         drop(state);
         if let Some(outgoing) = outgoing {
             outgoing.wake();
         }
-        self.settle(settled);
-        wrong.map_or(Ok(()), Err)
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        settled.tell();
+        Ok(())
     }
 
     /// Whether another connection is to be made right away.
@@ -420,13 +429,13 @@ async fn run(mut running: Running) {
 struct Outgoing {
     lane: Arc<Lane>,
     connection: u64,
-    hello: Option<Frame>,
+    hello: Option<Bytes>,
 }
 
 impl Stream for Outgoing {
-    type Item = Frame;
+    type Item = Bytes;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(hello));
         }
@@ -455,7 +464,6 @@ impl Stream for Outgoing {
         self.lane.forget(abandoned);
         let mut frame = convert::frame(&self.lane.standing);
         frame.chunks.extend(chunk);
-        requests.fill(&mut frame);
-        Poll::Ready(Some(frame))
+        Poll::Ready(Some(requests.into_message(frame)))
     }
 }

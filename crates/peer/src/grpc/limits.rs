@@ -66,6 +66,16 @@ pub const READY_COUNT: usize = 8_192;
 /// for an endless row of them.
 pub const FRAMES_A_TURN: usize = 8;
 
+/// How many answers a lane hands out before those who got them have their turn, as a part of the requests that it has: the
+/// two nodes work at the same time if neither has all of them, and frames of a quarter cost little more than whole ones.
+pub const HANDED_PART: usize = 4;
+
+/// The fewest answers that it hands out at a go, if there are as many: smaller frames cost more than they save.
+pub const HANDED_MIN: usize = 32;
+
+/// The most answers that it hands out at a go: those who wait have some hundred microseconds of work together.
+pub const HANDED_MAX: usize = 256;
+
 /// The longest name of a group, in bytes.
 pub const GROUP_LEN_MAX: usize = 64;
 

@@ -31,6 +31,7 @@ mod reference;
 mod serve;
 pub mod status;
 mod streams;
+mod wire;
 
 pub use client::GrpcTransport;
 pub use serve::{serve, serve_node};

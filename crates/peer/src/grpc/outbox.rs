@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use larder_core::peer::{PeerGet, PeerWrite, WriteOp};
+use prost::Message;
 use tokio::time::Instant;
 
 use super::{
     convert, limits, pieces,
     proto::{self, Frame, Request, request::Op},
+    wire,
 };
 
 /// The bytes that a request takes in a frame beside its key and value, about.
 const REQUEST_LEN: usize = 40;
 
-/// The requests of a frame. What does not fit follows in chunks.
+/// The requests of a frame, as they are sent. What does not fit follows in chunks.
 #[derive(Default)]
 pub(super) struct Outbox {
     groups: Vec<Arc<str>>,
-    /// Their keys are in `keys`, one behind the other, until the frame is filled: one piece of memory for all.
-    requests: Vec<Request>,
-    keys: BytesMut,
-    key_ends: Vec<usize>,
+    message: BytesMut,
+    count: usize,
     /// Values too long for a frame, each with its request's id.
     pub(super) long: Vec<(u64, Bytes)>,
     len: usize,
@@ -30,18 +30,19 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+        self.count == 0
     }
 
     /// Whether it takes nothing more.
     pub(super) fn is_full(&self) -> bool {
-        self.len >= limits::FRAME_LEN || self.requests.len() >= limits::FRAME_COUNT_MAX
+        self.len >= limits::FRAME_LEN || self.count >= limits::FRAME_COUNT_MAX
     }
 
     pub(super) fn get(&mut self, id: u64, get: &PeerGet, deadline: Instant) {
         let PeerGet { group, key, asked_as, value_len_max, .. } = get;
         let op = proto::Get { asked_as: convert::asked_as(*asked_as), value_len_max: *value_len_max as u64 };
-        self.push(id, Some(group), key.as_bytes(), deadline, Op::Get(op));
+        let (group, left_ms) = self.begin(Some(group), key.as_bytes(), deadline);
+        wire::write_get(&mut self.message, id, group, key.as_bytes(), left_ms, op);
     }
 
     pub(super) fn write(&mut self, id: u64, write: PeerWrite) {
@@ -67,32 +68,36 @@ impl Outbox {
     }
 
     fn push(&mut self, id: u64, group: Option<&Arc<str>>, key: &[u8], deadline: Instant, op: Op) {
+        let (group, left_ms) = self.begin(group, key, deadline);
+        let request = Request { id, group, key: Bytes::copy_from_slice(key), left_ms, op: Some(op) };
+        wire::write_request(&mut self.message, &request);
+    }
+
+    /// Counts a request. Says which of the frame's groups it is of, and how many milliseconds it has left.
+    fn begin(&mut self, group: Option<&Arc<str>>, key: &[u8], deadline: Instant) -> (u32, u64) {
         let now = *self.now.get_or_insert_with(Instant::now);
+        self.count += 1;
         self.len += REQUEST_LEN + key.len();
-        let group = group.map_or(0, |group| self.place_of(group));
-        let left_ms = convert::millis(deadline.saturating_duration_since(now));
-        self.keys.extend_from_slice(key);
-        self.key_ends.push(self.keys.len());
-        self.requests.push(Request { id, group, left_ms, op: Some(op), ..Request::default() });
+        (group.map_or(0, |group| self.place_of(group)), convert::millis(deadline.saturating_duration_since(now)))
     }
 
     /// The place of a group's name among those that the frame names. Most frames name one.
     fn place_of(&mut self, group: &Arc<str>) -> u32 {
-        let place = self.groups.iter().position(|named| named == group).unwrap_or_else(|| {
-            self.groups.push(group.clone());
-            self.groups.len() - 1
-        });
+        let place =
+            self.groups.iter().position(|named| Arc::ptr_eq(named, group) || named == group).unwrap_or_else(|| {
+                self.groups.push(group.clone());
+                self.groups.len() - 1
+            });
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
-    /// Fills a frame.
-    pub(super) fn fill(self, frame: &mut Frame) {
-        frame.requests = self.requests;
-        let (keys, mut start) = (self.keys.freeze(), 0);
-        for (request, end) in frame.requests.iter_mut().zip(self.key_ends) {
-            request.key = keys.slice(start..end);
-            start = end;
-        }
+    /// The whole frame, with what else is in it.
+    pub(super) fn into_message(self, mut frame: Frame) -> Bytes {
         frame.groups = self.groups.iter().map(|group| group.to_string()).collect();
+        let mut message = self.message;
+        message.reserve(frame.encoded_len());
+        // The order of fields is of no account.
+        frame.encode_raw(&mut message);
+        message.freeze()
     }
 }

@@ -35,7 +35,7 @@ use super::{
 };
 
 /// The path of the exchanges of nodes.
-const EXCHANGE: &str = "/larder.peer.v1.Peer/Exchange";
+pub(super) const EXCHANGE: &str = "/larder.peer.v1.Peer/Exchange";
 
 /// Answers other nodes on `listener`, with what `service` knows and as the node of `standing`.
 ///
