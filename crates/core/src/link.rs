@@ -11,7 +11,7 @@ use crate::{
     Clock, Member, Moment, Version,
     health::{Admission, Health, Permit},
     peer::{Asker, Leave, PeerAnswer, PeerClient, PeerError, PeerGet, PeerWrite, waiting},
-    stats::{Histogram, RequestResult, Results},
+    stats::{Histogram, RequestResult, Results, Sizes, SizesSnapshot},
 };
 
 /// For how long what a probe found out counts.
@@ -55,6 +55,12 @@ impl Peer {
     #[must_use]
     pub fn stats(&self) -> &PeerStats {
         &self.stats
+    }
+
+    /// How many requests were sent to it at a time. `None`: each by itself, as its transport has it.
+    #[must_use]
+    pub fn batch_sizes(&self) -> Option<SizesSnapshot> {
+        self.client.batch_sizes().map(Sizes::snapshot)
     }
 
     /// Whether requests are made of it, or it is left alone for a while after failures.

@@ -8,7 +8,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{Error, Key, Member, Members, Standing, Value, Version};
+use crate::{Error, Key, Member, Members, Standing, Value, Version, stats::Sizes};
 
 /// In which part the receiver is asked (rules G3 and S1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -233,6 +233,11 @@ pub trait PeerClient: Send + Sync + 'static {
 
     /// Asks whether it is there at all. Any sign of life will do.
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>>;
+
+    /// How many requests it has sent at a time. `None` for a transport on which each goes by itself.
+    fn batch_sizes(&self) -> Option<&Sizes> {
+        None
+    }
 }
 
 impl dyn PeerClient {

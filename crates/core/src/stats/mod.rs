@@ -1,11 +1,13 @@
 //! What is counted, where it happens. The daemon shows these numbers as metrics; core knows no metrics library.
 
 mod histogram;
+mod sizes;
 mod striped;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{BOUNDS_SECONDS, Histogram, HistogramSnapshot};
+pub use sizes::{BOUNDS as SIZE_BOUNDS, Sizes, SizesSnapshot};
 pub use striped::Striped;
 
 use crate::{Answer, Error, ErrorKind, Outcome, store::Tier};

@@ -13,6 +13,7 @@ use http::{
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Standing, Transport, Version,
     peer::{Asker, PeerError, PeerWrite},
+    stats::Sizes,
 };
 use tokio::{
     sync::oneshot,
@@ -88,8 +89,11 @@ impl Transport for GrpcTransport {
             return Err(Error::new(ErrorKind::Invalid, "the gRPC transport belongs to no node: introduce one first"));
         };
         let uri = parse(&member.address)?;
-        let lane = |number| Lane::new(member.address.to_string(), uri.clone(), standing.clone(), number);
-        Ok(Arc::new(Link { lanes: std::array::from_fn(lane), open: AtomicUsize::new(1) }))
+        let batch_sizes = Arc::default();
+        let lane = |number| {
+            Lane::new(member.address.to_string(), uri.clone(), standing.clone(), Arc::clone(&batch_sizes), number)
+        };
+        Ok(Arc::new(Link { lanes: std::array::from_fn(lane), open: AtomicUsize::new(1), batch_sizes }))
     }
 }
 
@@ -110,6 +114,7 @@ struct Link {
     lanes: [Arc<Lane>; LANES_MAX],
     /// How many of them are in use, from the first.
     open: AtomicUsize,
+    batch_sizes: Arc<Sizes>,
 }
 
 impl Link {
@@ -183,5 +188,9 @@ impl PeerClient for Link {
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
         Box::pin(self.put(deadline, |tell| Ask::Ping(Some(tell))))
+    }
+
+    fn batch_sizes(&self) -> Option<&Sizes> {
+        Some(&self.batch_sizes)
     }
 }

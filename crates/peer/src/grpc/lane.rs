@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use http::Uri;
-use larder_core::{Standing, peer::PeerError};
+use larder_core::{Standing, peer::PeerError, stats::Sizes};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
@@ -43,6 +43,8 @@ pub(super) struct Lane {
     address: String,
     uri: Uri,
     standing: Arc<Standing>,
+    /// How many requests frames carry, of all of the link.
+    batch_sizes: Arc<Sizes>,
     state: Mutex<State>,
     /// The sweeper must wake earlier than it meant to.
     rearm: Notify,
@@ -91,13 +93,20 @@ enum End {
 }
 
 impl Lane {
-    pub(super) fn new(address: String, uri: Uri, standing: Arc<Standing>, number: usize) -> Arc<Self> {
+    pub(super) fn new(
+        address: String,
+        uri: Uri,
+        standing: Arc<Standing>,
+        batch_sizes: Arc<Sizes>,
+        number: usize,
+    ) -> Arc<Self> {
         let mut seed = DefaultHasher::new();
         (standing.name(), standing.incarnation(), &address, number).hash(&mut seed);
         Arc::new(Self {
             address,
             uri,
             standing,
+            batch_sizes,
             state: Mutex::new(State {
                 pending: Pending::default(),
                 pieces: pieces::Outgoing::default(),
@@ -464,6 +473,9 @@ impl Stream for Outgoing {
         self.lane.forget(abandoned);
         let mut frame = convert::frame(&self.lane.standing);
         frame.chunks.extend(chunk);
+        if !requests.is_empty() {
+            self.lane.batch_sizes.observe(requests.count());
+        }
         Poll::Ready(Some(requests.into_message(frame)))
     }
 }

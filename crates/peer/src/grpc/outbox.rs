@@ -29,6 +29,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail them")]
 
+mod batches;
 mod contract;
 mod crowd;
 mod cuts;

@@ -1,12 +1,13 @@
 //! Larder as a library, the whole way: the asking node has a group and a view of two members, of which the other owns
 //! every key; the serving node has loaded them all.
 
-use std::{convert::Infallible, future::pending};
+use std::{convert::Infallible, future::pending, iter};
 
+use fastrand::Rng;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use larder::{
-    ByteSize, Error, Key, Member, Node, SystemClock,
+    ByteSize, Error, Group, Key, Member, Node, SystemClock,
     cluster::Static,
     core::stats::Protocol,
     loader_fn,
@@ -19,7 +20,7 @@ use tokio::net::TcpListener;
 
 use super::{
     keys::{self, KEYS},
-    sides::{Ended, asking, serving},
+    sides::{Ended, asking, asking_in_batches, serving},
 };
 
 const GROUP: &str = "things";
@@ -53,10 +54,33 @@ pub(crate) async fn serve(protocol: Protocol, value_len: usize) -> Ended {
     serving(address, || group.core().stats().server_requests.of(protocol).sum()).await
 }
 
-pub(crate) async fn ask(protocol: Protocol, address: &str, value_len: usize) -> Ended {
+/// The asking node, and its group.
+async fn asker(protocol: Protocol, address: &str) -> Result<(Node, Group), Error> {
     let node = start("asking", address, protocol).await?;
     let no_loads = loader_fn(|_: Key| async { Err::<Option<Vec<u8>>, _>("the asking node is to load nothing") });
     let group = node.group(GROUP, no_loads).open()?;
+    Ok((node, group))
+}
+
+/// Each caller asks for so many keys at once.
+pub(crate) async fn ask_many(keys_len: usize, address: &str, value_len: usize) -> Ended {
+    let (_node, group) = asker(Protocol::Grpc, address).await?;
+    asking_in_batches(keys_len as u64, move |index| {
+        let group = group.clone();
+        async move {
+            let mut rng = Rng::with_seed(index);
+            let indices: Vec<u64> =
+                iter::once(index).chain(iter::repeat_with(|| rng.u64(..KEYS))).take(keys_len).collect();
+            let Ok(answers) = group.get_many(indices.iter().map(|index| keys::key(*index))).await else { return false };
+            let mut answers = indices.into_iter().zip(answers);
+            answers.all(|(index, answer)| matches!(answer, Ok(Some(value)) if keys::is_right(index, value_len, &value)))
+        }
+    })
+    .await
+}
+
+pub(crate) async fn ask(protocol: Protocol, address: &str, value_len: usize) -> Ended {
+    let (_node, group) = asker(protocol, address).await?;
     asking(move |index| {
         let group = group.clone();
         async move {

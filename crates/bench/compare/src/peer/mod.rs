@@ -95,7 +95,8 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
 }
 
 fn case(value_len: usize, callers: usize) -> String {
-    let value_len = if value_len.is_multiple_of(1024) { format!("{} KiB", value_len / 1024) } else { format!("{value_len} B") };
+    let value_len =
+        if value_len.is_multiple_of(1024) { format!("{} KiB", value_len / 1024) } else { format!("{value_len} B") };
     format!("{value_len}, {callers} caller{}", if callers == 1 { "" } else { "s" })
 }
 

@@ -25,6 +25,8 @@ const PIPELINES_MAX: usize = 64;
 #[derive(Clone, Copy)]
 enum Kind {
     Larder(Protocol),
+    /// Over gRPC, so many keys at once.
+    LarderMany(usize),
     Unary,
     /// golang/groupcache.
     Go,
@@ -32,8 +34,9 @@ enum Kind {
     Wire(Wire, usize),
 }
 
-const SYSTEMS: [(&str, Kind); 9] = [
+const SYSTEMS: [(&str, Kind); 10] = [
     ("larder grpc", Kind::Larder(Protocol::Grpc)),
+    ("larder grpc get_many 64", Kind::LarderMany(64)),
     ("larder http", Kind::Larder(Protocol::Http)),
     ("unary grpc", Kind::Unary),
     ("golang/groupcache", Kind::Go),
@@ -63,7 +66,7 @@ impl Kind {
     /// What has to be installed for it, as [`WITHOUT`] calls it.
     fn need(self) -> Option<&'static str> {
         match self {
-            Self::Larder(_) | Self::Unary | Self::Petroniuss => None,
+            Self::Larder(_) | Self::LarderMany(_) | Self::Unary | Self::Petroniuss => None,
             Self::Go => Some("go"),
             Self::Wire(Wire::Redis, _) => Some("redis"),
             Self::Wire(Wire::Memcached, _) => Some("memcached"),
@@ -92,6 +95,8 @@ pub(crate) fn side(options: &Side) -> Ended {
     let value_len = options.value_len;
     match (Kind::named(&options.system)?, &options.ask) {
         (Kind::Larder(protocol), None) => on_one_thread(larder::serve(protocol, value_len)),
+        (Kind::LarderMany(_), None) => on_one_thread(larder::serve(Protocol::Grpc, value_len)),
+        (Kind::LarderMany(keys_len), Some(address)) => on_one_thread(larder::ask_many(keys_len, address, value_len)),
         (Kind::Larder(protocol), Some(address)) => on_one_thread(larder::ask(protocol, address, value_len)),
         (Kind::Unary, None) => on_one_thread(unary::serve(value_len)),
         (Kind::Unary, Some(address)) => on_one_thread(unary::ask(address, value_len)),
