@@ -166,16 +166,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_and_counts_are_taken_over_all_callers() {
+    fn percentiles_and_counts_are_taken_over_all_threads() {
         let recorder = Recorder::new();
-        for caller in 0..1000 {
+        let record = |caller: usize| {
             let outcome = match caller % 10 {
-                0 => Outcome::Failed(if caller % 50 == 0 { "timed-out" } else { "overloaded" }),
+                0 => Outcome::Failed(if caller.is_multiple_of(50) { "timed-out" } else { "overloaded" }),
                 1 | 2 => Outcome::NotFound,
                 _ => Outcome::Found,
             };
-            recorder.record(caller, outcome, Duration::from_micros(caller as u64 + 1), 1);
-        }
+            recorder.record(outcome, Duration::from_micros(caller as u64 + 1), 1);
+        };
+        std::thread::scope(|threads| {
+            for thread in 0..4 {
+                threads.spawn(move || (thread..1000).step_by(4).for_each(record));
+            }
+        });
         let report = recorder.report(Duration::from_secs(2));
         assert_eq!((report.gets, report.found, report.not_found, report.failed), (1000, 700, 200, 100));
         assert_eq!(report.failures, [("overloaded", 80), ("timed-out", 20)].into());
@@ -190,7 +195,7 @@ mod tests {
     #[test]
     fn a_latency_beyond_the_last_bucket_counts_as_the_longest() {
         let recorder = Recorder::new();
-        recorder.record(0, Outcome::Found, Duration::MAX, 1);
+        recorder.record(Outcome::Found, Duration::MAX, 1);
         let max_us = recorder.report(Duration::ZERO).latency.max_us;
         assert!(max_us >= 100_000_000.0, "{max_us}");
     }
