@@ -19,7 +19,7 @@ const WITHOUT: &str = "LARDER_WITHOUT";
 /// key at the same moment, and shared one answer: at 512 callers and 100,000 keys some five in a thousand.
 const REMOTE_PART: f64 = 0.98;
 
-/// Connections of a system that asks for many keys at once; there may be fewer callers.
+/// Callers of a system that asks for many keys at once; there may be fewer.
 const PIPELINES_MAX: usize = 64;
 
 #[derive(Clone, Copy)]
@@ -155,7 +155,7 @@ impl System {
 
     /// Has the asker ask for a while, and sees to it that the server answered, and rightly.
     pub(crate) fn turn(&mut self, mut turn: Turn) -> Result<Cost, Box<dyn Error>> {
-        if let Kind::Wire(_, 2..) = self.kind {
+        if let Kind::Wire(_, 2..) | Kind::LarderMany(_) = self.kind {
             turn.callers = turn.callers.min(PIPELINES_MAX);
         }
         let answered: u64 = self.server.say("")?.parse()?;
