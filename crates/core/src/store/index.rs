@@ -254,7 +254,7 @@ impl<'a> Seen<'a> {
 }
 
 /// Where a walk over the index goes on: at the tables of the locators from this one on.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Cursor(u32);
 
 /// What changes an index, and owns what it names. It is kept under the shard's lock.

@@ -454,8 +454,10 @@ impl Store {
         let mut swept = self.swept.lock();
         let mut all = 0;
         let mut left = entries_max;
+        // Back to where it began, if that isn't a shard's beginning.
+        let ends_max = self.shards.len() + usize::from(swept.cursor != Cursor::default());
         let mut ends = 0;
-        while left > 0 && ends < self.shards.len() {
+        while left > 0 && ends < ends_max {
             let Swept { shard, cursor } = *swept;
             let step = self.retain_step(shard, cursor, left, |entry| self.reason_to_go(entry, now));
             all += step.removed;

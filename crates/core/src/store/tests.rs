@@ -66,18 +66,27 @@ fn found(hit: Option<Hit>) -> Option<Found> {
     hit.map(|hit| Found { meta: hit.meta(), value: hit.into_value() })
 }
 
+/// What all keys together fit in, in any shard.
+const CAPACITY_MIN: u64 = 1 << 18;
+
 #[derive(Clone, Debug)]
 enum Op {
     Get(u64),
+    GetWhen(u64),
     Peek(u64),
     Insert(u64, Option<usize>, Meta),
     InsertNewer(u64, usize, Meta),
+    InsertIf(u64, usize, Meta, bool),
     InsertTagged(u64, usize, Meta, Tags),
     GetMany(Vec<u64>),
     Remove(u64),
+    RemoveIf(u64, bool),
     RemoveUpTo(u64, Version),
     DropSlot(Slot),
+    Hottest(Slot),
     RaiseMark(Mark, Reading),
+    SetCapacity(u64),
+    SweepSome(usize),
     Sweep,
     Clear,
     Wait(u64),
@@ -110,15 +119,21 @@ fn ops() -> impl Strategy<Value = Op> {
     let key = || 0..12u64;
     prop_oneof![
         6 => key().prop_map(Op::Get),
+        2 => key().prop_map(Op::GetWhen),
         2 => key().prop_map(Op::Peek),
         6 => (key(), proptest::option::weighted(0.8, 0..300usize), metas()).prop_map(|(k, v, m)| Op::Insert(k, v, m)),
         3 => (key(), 0..300usize, metas()).prop_map(|(k, v, m)| Op::InsertNewer(k, v, m)),
+        2 => (key(), 0..300usize, metas(), any::<bool>()).prop_map(|(k, v, m, agree)| Op::InsertIf(k, v, m, agree)),
         3 => (key(), 0..300usize, metas(), tags()).prop_map(|(k, v, m, t)| Op::InsertTagged(k, v, m, t)),
         2 => proptest::collection::vec(key(), 0..40).prop_map(Op::GetMany),
         2 => key().prop_map(Op::Remove),
+        1 => (key(), any::<bool>()).prop_map(|(k, agree)| Op::RemoveIf(k, agree)),
         2 => (key(), metas()).prop_map(|(k, m)| Op::RemoveUpTo(k, m.version)),
         1 => (0..4u16).prop_map(|number| Op::DropSlot(slot(number))),
+        1 => (0..4u16).prop_map(|number| Op::Hottest(slot(number))),
         1 => (marks(), (0..40u64).prop_map(|ms| Reading::from_bits(ms << 16))).prop_map(|(m, to)| Op::RaiseMark(m, to)),
+        1 => (CAPACITY_MIN..4 * CAPACITY_MIN).prop_map(Op::SetCapacity),
+        1 => (1..20usize).prop_map(Op::SweepSome),
         1 => Just(Op::Sweep),
         1 => Just(Op::Clear),
         3 => (0..20u64).prop_map(Op::Wait),
@@ -158,6 +173,7 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
     let now = at(reference.now);
     match *op {
         Op::Get(number) => assert_eq!(found(store.get(&key(number), now)), reference.kept(number)),
+        Op::GetWhen(number) => assert_eq!(found(store.get_when(&key(number), || now)), reference.kept(number)),
         Op::Peek(number) => assert_eq!(found(store.peek(&key(number), now)), reference.kept(number)),
         Op::GetMany(ref numbers) => {
             let keys: Vec<_> = numbers.iter().map(|&number| key(number)).collect();
@@ -185,6 +201,20 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
                 assert_eq!(found(held), present);
             }
         }
+        Op::InsertIf(number, len, meta, agree) => {
+            let present = reference.kept(number);
+            let judged = store.insert_if(&key(number), value(len), meta, now, |shown| {
+                assert_eq!(found(shown.cloned()), present);
+                agree
+            });
+            if agree {
+                assert_eq!(judged, Judged::Stored);
+                reference.insert(number, value(len), meta, Tags::NONE);
+            } else {
+                let Judged::Refused(held) = judged else { panic!("{judged:?} although refused") };
+                assert_eq!(found(held), present);
+            }
+        }
         Op::InsertTagged(number, len, meta, tags) => {
             let judged = store.insert_tagged_if(&key(number), value(len), meta, tags, now, |_| true);
             assert_eq!(judged, Judged::Stored);
@@ -197,6 +227,17 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
             // What is no longer kept may have been reclaimed already.
             if kept || removed.is_some() {
                 assert_eq!(removed, expected);
+            }
+        }
+        Op::RemoveIf(number, agree) => {
+            let kept = reference.kept(number);
+            let removed = store.remove_if(&key(number), |hit| {
+                assert!(kept.is_none() || found(Some(hit.clone())) == kept);
+                agree
+            });
+            assert!(removed == agree || kept.is_none());
+            if agree {
+                reference.entries.remove(&number);
             }
         }
         Op::RemoveUpTo(number, version) => {
@@ -212,6 +253,18 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
             store.drop_slots(|other| other == slot);
             reference.entries.retain(|_, (hit, _)| hit.meta.slot != slot);
         }
+        Op::Hottest(slot) => {
+            let mut shown = HashMap::new();
+            let mut from = Hottest::start();
+            let mut show = |key: &[u8], hit: Hit| {
+                let number = u64::from_be_bytes(key.try_into().unwrap());
+                assert!(shown.insert(number, found(Some(hit))).is_none(), "{number} twice");
+            };
+            while store.hottest(&mut from, 5, now, |other| other == slot, &mut show) {}
+            let of_slot = |number: &u64| reference.kept(*number).filter(|hit| hit.meta.slot == slot);
+            let kept = reference.entries.keys().filter_map(|number| Some((*number, Some(of_slot(number)?))));
+            assert_eq!(shown, kept.collect());
+        }
         Op::RaiseMark(mark, to) => {
             let before = reference.marks.get(&mark).copied().unwrap_or_default();
             assert_eq!(store.mark(mark), before);
@@ -221,6 +274,15 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
             } else {
                 assert_eq!(store.raise_mark(mark, to), Err(before));
             }
+        }
+        Op::SetCapacity(bytes) => {
+            store.set_capacity(bytes);
+            assert_eq!(store.stats().capacity_bytes, bytes);
+        }
+        Op::SweepSome(items) => {
+            let before = store.stats().items();
+            let removed = store.sweep(now, items) as u64;
+            assert_eq!(store.stats().items(), before - removed);
         }
         Op::Sweep => {
             store.sweep(now, usize::MAX);
@@ -246,7 +308,7 @@ proptest! {
         lru in any::<bool>(),
     ) {
         let policy = if lru { Policy::Lru } else { Policy::S3Fifo };
-        let config = StoreConfig { capacity_bytes: 1 << 20, policy, shards: Some(shards), hash_seed: 9 };
+        let config = StoreConfig { capacity_bytes: CAPACITY_MIN, policy, shards: Some(shards), hash_seed: 9 };
         let store = Store::new(config);
         let mut reference = Reference::default();
         for op in ops {
@@ -462,8 +524,22 @@ fn readers_and_writers_on_many_threads_never_see_another_keys_value() {
                 let mut random = fastrand::Rng::with_seed(thread);
                 for round in 0..ROUNDS {
                     let number = random.u64(0..KEYS);
-                    match random.u32(0..8) {
+                    match random.u32(0..12) {
                         0 => _ = store.remove(&key(number)),
+                        4 => {
+                            let keys: [_; 20] = std::array::from_fn(|at| key((number + at as u64) % KEYS));
+                            store.get_many(&keys.each_ref().map(|key| &key[..]), at(round), |index, hit| {
+                                let Some(hit) = hit else { return };
+                                assert_eq!(hit.bytes().unwrap()[..KEY_LEN], keys[index]);
+                            });
+                        }
+                        5 if round % 50 == 0 => store.set_capacity((16 << 10) + random.u64(0..64 << 10)),
+                        6 if round % 50 == 0 => _ = store.drop_slots(|_| true),
+                        7 if round % 50 == 0 => {
+                            let mut from = Hottest::start();
+                            let mut show = |key: &[u8], hit: Hit| assert_eq!(hit.bytes().unwrap()[..KEY_LEN], *key);
+                            while store.hottest(&mut from, 64, at(round), |_| true, &mut show) {}
+                        }
                         1 | 2 => {
                             let value = Value::from(number.to_be_bytes().repeat(random.usize(1..20)));
                             let _ = store.insert(&key(number), Some(value), meta_until(round + 1_000));
