@@ -1,5 +1,5 @@
-//! `latency`: how long single look-ups take while entries are swept or dropped by the thousand, beside a run in which
-//! nothing else happens.
+//! `latency`: how long single look-ups take while a part of all entries expires, is invalidated or dropped, beside a run
+//! in which nothing else happens.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -10,7 +10,8 @@ use std::{
 use larder_core::{
     Moment, Value,
     placement::Slot,
-    store::{Meta, Store, StoreConfig},
+    store::{Mark, Meta, Store, StoreConfig, Tag, Tags},
+    version::Reading,
 };
 use serde::Serialize;
 
@@ -23,17 +24,22 @@ use crate::{
 /// Of all entries, one in so many goes.
 const GOING_PART: usize = 10;
 
-/// Entries a sweep looks at before it pauses for its reader, as a group's housekeeping would.
-const SWEPT_AT_ONCE: usize = 1_024;
+const GOING_SLOT: Slot = match Slot::new(2) {
+    Some(slot) => slot,
+    None => unreachable!(),
+};
+
+/// Entries a sweep looks at, as many as a group's housekeeping does at once; here the next one follows at once.
+const SWEPT_AT_ONCE: usize = 4_096;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[arg(long, default_value_t = 5_000_000)]
     keys: usize,
-    /// How long each run is, in milliseconds; the sweep goes on all the time.
-    #[arg(long, default_value_t = 3_000)]
+    /// How long the control run is, in milliseconds; the others end when all entries are gone that have to.
+    #[arg(long, default_value_t = 1_000)]
     run_ms: u64,
-    /// Rounds of all three runs, on a fresh store each.
+    /// Rounds of all runs, on a fresh store each.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
@@ -56,12 +62,21 @@ pub(crate) struct Row {
 enum Meanwhile {
     /// A second thread that keeps its core busy without the store, so that both runs share the machine alike.
     Nothing,
+    /// The entries have expired, and are swept.
     Sweep,
-    DropSlots,
+    /// A tag of theirs is invalidated, and they are swept.
+    Invalidate,
+    /// Their slot has gone elsewhere.
+    DropSlot,
 }
 
 pub(crate) fn run(options: &Options) -> Vec<Row> {
-    let all = [("control", Meanwhile::Nothing), ("sweep", Meanwhile::Sweep), ("drop slots", Meanwhile::DropSlots)];
+    let all = [
+        ("control", Meanwhile::Nothing),
+        ("sweep", Meanwhile::Sweep),
+        ("invalidate", Meanwhile::Invalidate),
+        ("drop slot", Meanwhile::DropSlot),
+    ];
     let rounds = (0..options.rounds).flat_map(|round| all.map(|(name, meanwhile)| (round, name, meanwhile)));
     rounds.map(|(round, name, meanwhile)| one(options, round, name, meanwhile)).collect()
 }
@@ -70,32 +85,48 @@ fn one(options: &Options, round: usize, name: &'static str, meanwhile: Meanwhile
     let room = Room { items: options.keys as u64 * 5 / 4, key_len: KEY_LEN, value_len: value(0).len() };
     let capacity_bytes = room.items * entry_cost(room);
     let store = Store::new(StoreConfig { capacity_bytes, ..StoreConfig::default() });
-    let slot = |rank: usize| Slot::new(u16::from(rank.is_multiple_of(GOING_PART))).unwrap_or(META.slot);
     let soon = Moment::from_nanos(10);
+    let tag = Tag::of(b"going");
     for rank in 0..options.keys {
-        let keep_until = if rank.is_multiple_of(GOING_PART) { soon } else { Moment::NEVER };
-        let meta = Meta { slot: slot(rank), fresh_until: keep_until, keep_until, ..META };
-        let _ = store.insert(&key(rank), Some(Value::from(value(rank).to_vec())), meta);
+        let value = Some(Value::from(value(rank).to_vec()));
+        let (meta, tags) = match meanwhile {
+            _ if !rank.is_multiple_of(GOING_PART) => (META, Tags::NONE),
+            Meanwhile::Nothing | Meanwhile::Sweep => (Meta { fresh_until: soon, keep_until: soon, ..META }, Tags::NONE),
+            Meanwhile::Invalidate => (META, Tags::from_iter([tag])),
+            Meanwhile::DropSlot => (Meta { slot: GOING_SLOT, ..META }, Tags::NONE),
+        };
+        let _ = store.insert_tagged_if(&key(rank), value, meta, tags, Moment::from_nanos(1), |_| true);
     }
+    let going = options.keys.div_ceil(GOING_PART);
+    let swept = |now| {
+        let mut gone = 0;
+        while gone < going {
+            gone += store.sweep(now, SWEPT_AT_ONCE);
+        }
+        gone
+    };
     let done = AtomicBool::new(false);
     let (mut taken, gone) = thread::scope(|scope| {
         let other = scope.spawn(|| {
-            let mut gone = 0;
-            while !done.load(Ordering::Relaxed) {
-                gone += match meanwhile {
-                    Meanwhile::Nothing => {
+            let gone = match meanwhile {
+                Meanwhile::Nothing => {
+                    let run = Stopwatch::start();
+                    while run.elapsed() < Duration::from_millis(options.run_ms) {
                         std::hint::spin_loop();
-                        0
                     }
-                    Meanwhile::Sweep => store.sweep(soon, SWEPT_AT_ONCE),
-                    Meanwhile::DropSlots => store.drop_slots(|slot| slot.number() == 1),
-                };
-            }
+                    0
+                }
+                Meanwhile::Sweep => swept(soon),
+                Meanwhile::Invalidate => {
+                    let _ = store.raise_mark(Mark::Tag(tag), Reading::from_bits(1));
+                    swept(Moment::from_nanos(1))
+                }
+                Meanwhile::DropSlot => store.drop_slots(|slot| slot == GOING_SLOT),
+            };
+            done.store(true, Ordering::Relaxed);
             gone
         });
-        let taken = look_up(&store, options.keys, Duration::from_millis(options.run_ms));
-        done.store(true, Ordering::Relaxed);
-        (taken, other.join().unwrap_or_default())
+        (look_up(&store, options.keys, &done), other.join().unwrap_or_default())
     });
     taken.sort_unstable();
     let at =
@@ -103,12 +134,11 @@ fn one(options: &Options, round: usize, name: &'static str, meanwhile: Meanwhile
     Row { name, round, look_ups: taken.len(), gone, p50: at(0.5), p99: at(0.99), p9999: at(0.9999), most: at(1.0) }
 }
 
-/// Looks keys up that stay, evenly, and notes how long each takes, in nanoseconds.
-fn look_up(store: &Store, keys: usize, during: Duration) -> Vec<u64> {
+/// Looks keys up that stay, evenly, until the others are gone, and notes how long each takes, in nanoseconds.
+fn look_up(store: &Store, keys: usize, done: &AtomicBool) -> Vec<u64> {
     let mut random = fastrand::Rng::with_seed(9);
     let mut taken = Vec::with_capacity(8 << 20);
-    let run = Stopwatch::start();
-    while run.elapsed() < during {
+    while !done.load(Ordering::Relaxed) {
         let rank = random.usize(0..keys / GOING_PART) * GOING_PART + 1;
         let key = key(rank);
         let one = Stopwatch::start();

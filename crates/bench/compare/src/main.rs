@@ -68,9 +68,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match &what {
         What::Store(options) => print(&speed::run(options, &names)?, json, |row| {
             let ratio = row.to_quick_cache.map_or_else(String::new, |ratio| format!("{ratio:.2} × quick_cache"));
+            let own = row.to_reads.map_or_else(String::new, |ratio| format!("{ratio:.2} × its reads"));
             let Row { name, keys, threads, load, value, least, most, .. } = row;
             format!(
-                "{name:16} {keys:>8} keys {threads} threads {load:>6}  {value:6.2} M/s ({least:.2} to {most:.2})  {ratio}"
+                "{name:16} {keys:>8} keys {threads} threads {load:>6}  {value:6.2} M/s ({least:.2} to {most:.2})  {ratio}  {own}"
             )
         }),
         What::Memory(options) => print(&memory::run(options, &names)?, json, |row| {

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     keys: Vec<usize>,
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
     threads: Vec<usize>,
-    /// Rounds, in each of which every system takes its turn.
+    /// Rounds, in each of which every system takes its turn with every load.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a system's turn is, in milliseconds.
@@ -55,6 +55,8 @@ pub(crate) struct Row {
     pub(crate) most: f64,
     /// The median of the rounds' ratios to quick_cache.
     pub(crate) to_quick_cache: Option<f64>,
+    /// The median of the rounds' ratios to the same system's reads.
+    pub(crate) to_reads: Option<f64>,
 }
 
 /// One way to use a system.
@@ -79,6 +81,9 @@ impl Load {
 }
 
 pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
+    let loads =
+        options.load.iter().map(|name| Load::parse(name).ok_or("no such load").map(|load| (name.as_str(), load)));
+    let loads: Vec<(&str, Load)> = loads.collect::<Result<_, _>>()?;
     let mut rows = Vec::new();
     for &keys in &options.keys {
         let room = Room { items: keys as u64 * 5 / 4, key_len: KEY_LEN, value_len: VALUE_LEN };
@@ -90,36 +95,38 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
             }
         }
         let drawn = draw(keys, options.threads.iter().copied().max().unwrap_or(1));
-        for load_name in &options.load {
-            let load = Load::parse(load_name).ok_or("no such load")?;
-            for &threads in &options.threads {
-                let mut measured: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-                let slice = Duration::from_millis(options.turn_ms) / SLICES;
-                for _ in 0..options.rounds {
-                    let mut sums = vec![0.0; systems.len()];
-                    for _ in 0..SLICES {
-                        for ((_, cache), sum) in systems.iter().zip(&mut sums) {
-                            *sum += turn_of(cache.as_ref(), &drawn[..threads], load, slice);
+        for &threads in &options.threads {
+            let mut measured: Measured<'_> = BTreeMap::new();
+            let slice = Duration::from_millis(options.turn_ms) / SLICES;
+            for _ in 0..options.rounds {
+                let mut sums = BTreeMap::new();
+                for _ in 0..SLICES {
+                    for (load_name, load) in &loads {
+                        for (name, cache) in &systems {
+                            let rate = turn_of(cache.as_ref(), &drawn[..threads], *load, slice);
+                            *sums.entry((*load_name, *name)).or_insert(0.0) += rate / f64::from(SLICES);
                         }
                     }
-                    for ((name, _), sum) in systems.iter().zip(sums) {
-                        measured.entry(name).or_default().push(sum / f64::from(SLICES));
-                    }
                 }
-                for name in names {
-                    rows.push(row(name, keys, threads, load_name, &measured));
-                }
+                sums.into_iter().for_each(|(what, rate)| measured.entry(what).or_default().push(rate));
+            }
+            for (load_name, _) in &loads {
+                rows.extend(names.iter().map(|name| row(name, keys, threads, load_name, &measured)));
             }
         }
     }
     Ok(rows)
 }
 
-fn row(name: &str, keys: usize, threads: usize, load: &str, measured: &BTreeMap<&str, Vec<f64>>) -> Row {
-    let mine = &measured[name];
-    let to_quick_cache = measured
-        .get("quick_cache")
-        .map(|theirs| median(mine.iter().zip(theirs).map(|(mine, theirs)| mine / theirs).collect()));
+/// The rates of the rounds, by load and system.
+type Measured<'a> = BTreeMap<(&'a str, &'a str), Vec<f64>>;
+
+fn row(name: &str, keys: usize, threads: usize, load: &str, measured: &Measured<'_>) -> Row {
+    let mine = &measured[&(load, name)];
+    let ratio = |load: &str, name: &str| {
+        let theirs = measured.get(&(load, name))?;
+        Some(median(mine.iter().zip(theirs).map(|(mine, theirs)| mine / theirs).collect()))
+    };
     Row {
         name: name.to_owned(),
         keys,
@@ -128,7 +135,8 @@ fn row(name: &str, keys: usize, threads: usize, load: &str, measured: &BTreeMap<
         value: median(mine.clone()),
         least: mine.iter().copied().fold(f64::INFINITY, f64::min),
         most: mine.iter().copied().fold(0.0, f64::max),
-        to_quick_cache,
+        to_quick_cache: ratio(load, "quick_cache"),
+        to_reads: ratio("reads", name),
     }
 }
 

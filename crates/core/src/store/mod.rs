@@ -320,6 +320,8 @@ impl Store {
         let hash = self.hasher.hash(key);
         let locator = hash.locator();
         self.shard(hash).prefetch_bucket(locator);
+        // The key's old entry, if there is one, is fetched while the new one is made.
+        self.shard(hash).seen_by(&self.readers.enter(self.number(hash))).prefetch_entries(locator);
         // Allocated and copied before the lock is taken.
         let entry = Entry::new(key, value, meta, tags).map(|entry| (entry.cost(), entry));
         let entry = entry.filter(|&(cost, _)| cost <= self.budget.capacity());
