@@ -7,8 +7,8 @@ use std::{fmt, sync::Arc};
 use larder_core::{
     MemberState, Node,
     stats::{
-        BOUNDS_SECONDS, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult, Source,
-        WriteResult,
+        BOUNDS_SECONDS, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult,
+        SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
     },
     store::TierStats,
 };
@@ -282,6 +282,18 @@ pub(super) const FAMILIES: &[Family] = &[
                 .try_for_each(|peer| samples.histogram(&[&peer.member().name], &peer.stats().duration.snapshot()))
         },
     },
+    Family {
+        name: "larder_peer_batch_size",
+        kind: MetricType::Histogram,
+        labels: &["peer"],
+        about: "Requests that went to another node in one frame; of gRPC between nodes",
+        read: |sources, samples| {
+            let view = sources.node.view();
+            view.peers().try_for_each(|peer| {
+                peer.batch_sizes().map_or(Ok(()), |sizes| samples.sizes(&[&peer.member().name], &sizes))
+            })
+        },
+    },
 ];
 
 /// Where the samples come from.
@@ -344,13 +356,29 @@ impl Samples<'_> {
 
     fn histogram(&mut self, values: &[&str], snapshot: &HistogramSnapshot) -> fmt::Result {
         let HistogramSnapshot { cumulative, count, sum_seconds } = snapshot;
+        self.buckets(values, BOUNDS_SECONDS.into_iter(), cumulative, *count, *sum_seconds)
+    }
+
+    fn sizes(&mut self, values: &[&str], snapshot: &SizesSnapshot) -> fmt::Result {
+        let SizesSnapshot { cumulative, count, sum } = snapshot;
+        self.buckets(values, SIZE_BOUNDS.into_iter().map(|bound| bound as f64), cumulative, *count, *sum as f64)
+    }
+
+    fn buckets(
+        &mut self,
+        values: &[&str],
+        bounds: impl Iterator<Item = f64>,
+        cumulative: &[u64],
+        count: u64,
+        sum: f64,
+    ) -> fmt::Result {
         // The encoder sums up by itself; its last bucket has no bound.
-        let bounds = BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
-        let sums = cumulative.iter().chain([count]);
+        let bounds = bounds.chain([f64::INFINITY]);
+        let sums = cumulative.iter().chain([&count]);
         let below = [0].iter().chain(cumulative);
         let buckets: Vec<(f64, u64)> =
             bounds.zip(sums.zip(below)).map(|(bound, (sum, below))| (bound, sum - below)).collect();
-        self.labelled(values, |encoder| encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, &buckets, None))
+        self.labelled(values, |encoder| encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None))
     }
 
     fn labelled(&mut self, values: &[&str], encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {

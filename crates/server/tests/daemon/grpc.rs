@@ -170,6 +170,8 @@ async fn callers_on_all_nodes_over_both_protocols_cost_the_origin_one_load() {
     assert_eq!(origin.targets(), ["/cold"]);
     assert_eq!(cluster.metric("larder_gets_total").await, 151);
     assert_eq!(cluster.metric("larder_get_duration_seconds_count").await, 151);
+    let (frames, requests) = ("larder_peer_batch_size_count", "larder_peer_batch_size_sum");
+    assert!((1..=cluster.metric(requests).await).contains(&cluster.metric(frames).await));
 }
 
 #[tokio::test]
