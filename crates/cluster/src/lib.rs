@@ -4,6 +4,7 @@
 //! knows such lists:
 //!
 //! - [`Static`]: one that a person or a program writes. [`parse_member`] reads its entries as configurations have them.
+//! - `gossip`, with the feature of this name: nodes tell each other of those they know, with no other software.
 //! - `Etcd` and `Consul`, with the features of these names: nodes register themselves there, under a lease.
 //!
 //! Nothing here reaches a member, or knows whether it lives.
