@@ -17,7 +17,7 @@ use larder_core::{
 use larder_origin::{HttpConfig, HttpOrigin};
 use percent_encoding::percent_decode_str;
 use support::{Answer, Server};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsAcceptor, rustls};
 
 fn key(bytes: impl AsRef<[u8]>) -> Key {
@@ -325,13 +325,17 @@ async fn one_connection_serves_loads_that_follow_each_other_whatever_the_answers
     })
     .await;
     let origin = origin(&server);
+    // A connection is given up if its page takes longer; here that is only a machine that stood still.
+    let (mut slow, drain_time_max) = (0, Duration::from_millis(100));
     for _ in 0..5 {
-        load(&origin, "there").await.unwrap();
-        load(&origin, "missing").await.unwrap();
-        load(&origin, "failing").await.unwrap_err();
+        for (key, fails) in [("there", false), ("missing", false), ("failing", true)] {
+            let start = Instant::now();
+            assert_eq!(load(&origin, key).await.is_err(), fails);
+            slow += usize::from(start.elapsed() >= drain_time_max);
+        }
     }
     assert_eq!(server.asked().len(), 15);
-    assert_eq!(server.connections(), 1);
+    assert!((1..=1 + slow).contains(&server.connections()), "{} with {slow} slow loads", server.connections());
 }
 
 #[tokio::test]
