@@ -4,6 +4,7 @@
 //! knows such lists:
 //!
 //! - [`Static`]: one that a person or a program writes. [`parse_member`] reads its entries as configurations have them.
+//! - `dns`, with the feature of this name: the members are what a name server has for a name.
 //! - `gossip`, with the feature of this name: nodes tell each other of those they know, with no other software.
 //! - `Etcd` and `Consul`, with the features of these names: nodes register themselves there, under a lease.
 //!
@@ -13,6 +14,8 @@
 
 #[cfg(feature = "consul")]
 mod consul;
+#[cfg(feature = "dns")]
+pub mod dns;
 mod entry;
 #[cfg(feature = "etcd")]
 mod etcd;

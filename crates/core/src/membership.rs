@@ -229,5 +229,27 @@ pub trait Membership: Send + Sync + 'static {
     }
 }
 
+impl<M: Membership + ?Sized> Membership for Arc<M> {
+    fn members(&self) -> watch::Receiver<Members> {
+        (**self).members()
+    }
+
+    fn announce(&self, state: MemberState) -> BoxFuture<'_, Result<(), Error>> {
+        (**self).announce(state)
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        (**self).leave()
+    }
+
+    fn look(&self) -> BoxFuture<'_, ()> {
+        (**self).look()
+    }
+
+    fn authority(&self) -> Option<watch::Receiver<Option<Proof>>> {
+        (**self).authority()
+    }
+}
+
 /// The longest that [`Membership::look`] takes: a registry that is well answers in milliseconds, and a question waits.
 pub const LOOK_TIME_MAX: Duration = Duration::from_millis(250);

@@ -1,11 +1,24 @@
 //! The whole system, drawn in code: makes a daemon of a configuration. This is the only place that names the parts that a daemon
 //! is made of.
 
-use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use larder::{
-    Loader, Member,
-    cluster::Static,
+    Loader, Member, Membership, SystemClock,
+    cluster::{
+        Static,
+        dns::{Dns, DnsConfig},
+        gossip::{Gossip, GossipConfig},
+    },
+    core::MemberState,
     origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
     peer::{
         grpc::{self, GrpcTransport},
@@ -13,7 +26,7 @@ use larder::{
     },
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UdpSocket, lookup_host},
     sync::{oneshot, watch},
     time::sleep,
 };
@@ -35,6 +48,8 @@ pub struct Listeners {
     pub peers: Option<TcpListener>,
     /// For health, metrics and administration.
     pub admin: TcpListener,
+    /// For gossip, where that is how members are found.
+    pub gossip: Option<UdpSocket>,
 }
 
 impl Listeners {
@@ -43,19 +58,27 @@ impl Listeners {
     /// # Errors
     ///
     /// If one can't be bound.
-    pub async fn bind(config: &config::NodeConfig) -> Result<Self, Failure> {
-        let bind = async |address: SocketAddr, key: &str| {
-            TcpListener::bind(address).await.map_err(|error| {
-                Failure::failed(format!(
-                    "can't listen on {address}: {error}; set node.{key} to another address, or port 0"
-                ))
-            })
+    pub async fn bind(config: &Config) -> Result<Self, Failure> {
+        let Config { node, cluster, .. } = config;
+        let taken = |address: SocketAddr, key: &str, error: io::Error| {
+            Failure::failed(format!("can't listen on {address}: {error}; set {key} to another address, or port 0"))
         };
-        let peers = match config.transport {
-            Transport::Grpc => Some(bind(config.peer, "peer").await?),
+        let bind = async |address: SocketAddr, key: &str| {
+            TcpListener::bind(address).await.map_err(|error| taken(address, key, error))
+        };
+        let peers = match node.transport {
+            Transport::Grpc => Some(bind(node.peer, "node.peer").await?),
             Transport::Http => None,
         };
-        Ok(Self { clients: bind(config.listen, "listen").await?, peers, admin: bind(config.admin, "admin").await? })
+        let gossip = match cluster.discovery {
+            Discovery::Gossip => {
+                let bound = UdpSocket::bind(cluster.gossip).await;
+                Some(bound.map_err(|error| taken(cluster.gossip, "cluster.gossip", error))?)
+            }
+            Discovery::None | Discovery::Static | Discovery::Dns => None,
+        };
+        let (clients, admin) = (bind(node.listen, "node.listen").await?, bind(node.admin, "node.admin").await?);
+        Ok(Self { clients, peers, admin, gossip })
     }
 
     /// Where the sockets are.
@@ -65,7 +88,8 @@ impl Listeners {
     /// If the system doesn't tell.
     pub fn addresses(&self) -> io::Result<Addresses> {
         let peers = self.peers.as_ref().map(TcpListener::local_addr).transpose()?;
-        Ok(Addresses { clients: self.clients.local_addr()?, peers, admin: self.admin.local_addr()? })
+        let gossip = self.gossip.as_ref().map(UdpSocket::local_addr).transpose()?;
+        Ok(Addresses { clients: self.clients.local_addr()?, peers, gossip, admin: self.admin.local_addr()? })
     }
 }
 
@@ -76,6 +100,8 @@ pub struct Addresses {
     pub clients: SocketAddr,
     /// For nodes and clients that speak gRPC.
     pub peers: Option<SocketAddr>,
+    /// For gossip.
+    pub gossip: Option<SocketAddr>,
     /// For administration.
     pub admin: SocketAddr,
 }
@@ -83,6 +109,7 @@ pub struct Addresses {
 /// A node with its groups, its API and its sockets, ready to [`run`](Self::run).
 pub struct Daemon {
     node: larder::Node,
+    membership: Arc<dyn Membership>,
     addresses: Addresses,
     listeners: Listeners,
     api: Api,
@@ -94,7 +121,7 @@ pub struct Daemon {
 ///
 /// # Errors
 ///
-/// If the members can't be, or an origin can't be opened.
+/// If the members can't be, such as for a name that another live node has, or an origin can't be opened.
 pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, Failure> {
     assemble_around(config, listeners, |loader| loader).await
 }
@@ -106,34 +133,36 @@ pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, F
 /// As for [`assemble`].
 pub async fn assemble_around(
     config: &Config,
-    listeners: Listeners,
+    mut listeners: Listeners,
     around: impl Fn(Arc<dyn Loader>) -> Arc<dyn Loader>,
 ) -> Result<Daemon, Failure> {
     let wrong = |error: larder::Error| Failure::failed(error.to_string());
     let addresses = listeners.addresses().map_err(|error| Failure::failed(format!("no address: {error}")))?;
-    let name: Arc<str> = config.node.name(addresses.peers.unwrap_or(config.node.peer).port()).into();
     let http = config.node.advertised(addresses.clients);
     let address = addresses.peers.map_or_else(|| http.clone(), |peers| config.node.advertised(peers));
+    let name: Arc<str> = match (config.cluster.discovery, &config.node.name) {
+        // There members are named by their addresses.
+        (Discovery::Dns, None) => address.as_str().into(),
+        _ => config.node.name(addresses.peers.unwrap_or(config.node.peer).port()).into(),
+    };
 
     let mut builder = larder::Node::builder().name(name.clone()).http(http.clone()).ring(config.cluster.ring);
     builder = match config.node.transport {
         Transport::Grpc => builder.transport(GrpcTransport::new()),
         Transport::Http => builder.transport(HttpTransport::new()),
     };
-    builder = match config.cluster.discovery {
-        Discovery::None => {
-            let member = Member { http: http.into(), ..Member::new(name, address) };
-            let member = Member { weight: config.node.weight, zone: config.node.zone.as_str().into(), ..member };
-            builder.membership(Static::new([member]).map_err(wrong)?)
-        }
-        Discovery::Static => {
-            let members = config.cluster.members.iter().map(|it| match config.node.transport {
-                Transport::Grpc => Member::new(it.name.as_str(), it.address.as_str()),
-                Transport::Http => http_member(it),
-            });
-            builder.membership(Static::new(members).map_err(wrong)?)
-        }
+    let mut chance = machine_chance();
+    let incarnation = chance.u32(1..);
+    let me = Member {
+        incarnation,
+        http: http.into(),
+        weight: config.node.weight,
+        zone: config.node.zone.as_str().into(),
+        ..Member::new(name, address)
     };
+    let membership = membership(config, me, &mut listeners, chance.u64(..)).await?;
+    membership.announce(MemberState::Joining).await.map_err(wrong)?;
+    builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
     let node = builder.start().await.map_err(wrong)?;
 
     let mut max_ages = HashMap::new();
@@ -147,7 +176,57 @@ pub async fn assemble_around(
     let (draining, watched) = watch::channel(false);
     let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
     let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
-    Ok(Daemon { node, addresses, listeners, api, limits, draining })
+    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining })
+}
+
+/// What knows who is in the cluster. Nodes that register themselves do so as `me`, once they announce something.
+async fn membership(
+    config: &Config,
+    me: Member,
+    listeners: &mut Listeners,
+    seed: u64,
+) -> Result<Arc<dyn Membership>, Failure> {
+    let wrong = |error: larder::Error| Failure::failed(error.to_string());
+    let Config { node, cluster, .. } = config;
+    Ok(match cluster.discovery {
+        Discovery::None => {
+            // This is the only list there is, so that nothing needs to tell this run of the node from another.
+            Arc::new(Static::new([Member { incarnation: 0, ..me }]).map_err(wrong)?)
+        }
+        Discovery::Static => {
+            let members = cluster.members.iter().map(|it| match node.transport {
+                Transport::Grpc => Member::new(it.name.as_str(), it.address.as_str()),
+                Transport::Http => http_member(it),
+            });
+            Arc::new(Static::new(members).map_err(wrong)?)
+        }
+        Discovery::Dns => {
+            let name = cluster.dns_name.clone().ok_or_else(|| Failure::failed("cluster.dns_name is missing"))?;
+            let dns = DnsConfig { every: cluster.dns_interval, ..DnsConfig::new(name) };
+            Arc::new(Dns::start(dns).await.map_err(wrong)?)
+        }
+        Discovery::Gossip => {
+            let socket = listeners.gossip.take().ok_or_else(|| Failure::failed("there is no socket for gossip"))?;
+            let bound = socket.local_addr().map_err(|error| Failure::failed(format!("no address: {error}")))?;
+            let (seeds, key) = (cluster.seeds.clone(), cluster.gossip_key.as_ref().map(config::GossipKey::reveal));
+            let advertise = address_of(&node.advertised(bound)).await?;
+            let gossip = GossipConfig { advertise, seeds, key, seed, ..GossipConfig::new(me, Arc::new(SystemClock)) };
+            Arc::new(Gossip::start(gossip, socket).await.map_err(wrong)?)
+        }
+    })
+}
+
+/// The address behind a host and a port.
+async fn address_of(host: &str) -> Result<SocketAddr, Failure> {
+    let not_found =
+        |why: &str| Failure::failed(format!("can't look up {host}: {why}; set node.advertise to an IP address"));
+    let mut found = lookup_host(host).await.map_err(|error| not_found(&error.to_string()))?;
+    found.next().ok_or_else(|| not_found("it has no address"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where a daemon's chance begins")]
+fn machine_chance() -> fastrand::Rng {
+    fastrand::Rng::with_seed(fastrand::u64(..))
 }
 
 impl Daemon {
@@ -163,10 +242,11 @@ impl Daemon {
         self.addresses
     }
 
-    /// Serves until `shutdown`; then says so on `/readyz`, takes no more connections of clients, and finishes what runs
-    /// within `drain_timeout`. Answers with how many connections it had to cut off.
+    /// Tells the others that it serves, and serves until `shutdown`; then says so to the others and on `/readyz`, takes no
+    /// more connections of clients, finishes what runs within `drain_timeout`, and leaves. Answers with how many connections
+    /// it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, listeners, api, limits, draining, .. } = self;
+        let Self { node, membership, listeners, api, limits, draining, .. } = self;
         let (ended, all_ended) = oneshot::channel();
         // Operators are answered to the end: that is how they learn that this node is leaving.
         let admin_limits = HttpLimits { drain_time_max: ADMIN_DRAIN_TIME, ..limits.clone() };
@@ -179,6 +259,7 @@ impl Daemon {
             drop(draining.wait_for(|draining| *draining).await);
         };
         let (begins, watched) = (drains(draining.subscribe()), drains(draining.subscribe()));
+        let states = tell_states(&*membership, drains(draining.subscribe()));
         let drain_time_max = limits.drain_time_max;
         let too_late = async {
             watched.await;
@@ -201,7 +282,13 @@ impl Daemon {
             http::serve(listeners.clients, api.clients(), limits, stop).await
         };
         let served = async {
-            let (cut_off, ()) = tokio::join!(clients, peers);
+            // Telling may take as long as whom to tell is away; it ends with what it would be told for.
+            let served = async { tokio::join!(clients, peers) };
+            let (cut_off, ()) = tokio::select! {
+                served = served => served,
+                never = states => match never {},
+            };
+            membership.leave().await;
             // The receiver waits in the other branch.
             let _received = ended.send(());
             cut_off
@@ -210,6 +297,22 @@ impl Daemon {
         drop(node);
         cut_off
     }
+}
+
+/// Tells the others what the node does: that it serves, and once it drains, that.
+async fn tell_states(membership: &dyn Membership, drains: impl Future<Output = ()>) -> Infallible {
+    let announce = async |state| {
+        if let Err(error) = membership.announce(state).await {
+            tracing::error!(%state, %error, "the other nodes can't be told what this one does");
+        }
+    };
+    tokio::pin!(drains);
+    tokio::select! {
+        () = async { announce(MemberState::Serving).await; pending().await } => {}
+        () = &mut drains => {}
+    }
+    announce(MemberState::Draining).await;
+    pending().await
 }
 
 /// A static member over HTTP: its address is where its clients are served, too.

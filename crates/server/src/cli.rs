@@ -97,8 +97,8 @@ pub struct ServeArgs {
     /// Where health and metrics are served (node.admin).
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
-    /// A node whose cluster to join. Does not work yet.
-    #[arg(long, value_name = "ADDR", hide = true)]
+    /// Where a node of the cluster gossips that this one is to join (cluster.seeds, with discovery "gossip"). May be repeated.
+    #[arg(long, value_name = "ADDR")]
     pub join: Vec<String>,
     /// Sets any key of the configuration by its dotted path. May be repeated; the last one counts.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -121,7 +121,10 @@ impl ServeArgs {
             ("--admin", "node.admin", &self.admin),
         ];
         let flags = flags.into_iter().filter_map(|(flag, key, value)| Some(Override::new(flag, key, value.as_ref()?)));
-        let join = self.join.iter().map(|address| Override::new("--join", "cluster.seeds", address));
+        let seeds = format!("{:?}", self.join);
+        let join = [("cluster.discovery", "gossip"), ("cluster.seeds", &seeds)];
+        let join = join.into_iter().filter(|_| !self.join.is_empty());
+        let join = join.map(|(key, value)| Override::new("--join", key, value));
         let overrides: Vec<Override> =
             self.origin.iter().cloned().chain(flags).chain(join).chain(self.set.iter().cloned()).collect();
         Config::load(self.config.as_deref(), &overrides)

@@ -319,11 +319,11 @@ fn check_takes_what_serve_would_be_given() {
 
 #[test]
 fn serve_names_the_flag_that_is_wrong() {
-    let output = larder().args(["serve", "--listen", "0.0.0.0:0", "--join", "x:1"]).output().unwrap();
+    let output = larder().args(["serve", "--listen", "0.0.0.0:0", "--join", "x:1", "--join", "x"]).output().unwrap();
     assert_fails(
         &output,
         2,
-        "larder: --join: cluster.seeds: this key does not work yet: remove it
+        "larder: --join: cluster.seeds[1]: expected a host and a port such as \"10.0.0.1:5275\", but found \"x\"
 larder: --listen: node.listen: 0.0.0.0:0 is beyond loopback, where anyone may reach it: set security.insecure = true if that is meant
 ",
     );

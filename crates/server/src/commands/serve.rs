@@ -37,7 +37,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 
 async fn serve(config: &Config) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Failure::failed(format!("signals can't be heard: {error}")))?;
-    let daemon = assemble(config, Listeners::bind(&config.node).await?).await?;
+    let daemon = assemble(config, Listeners::bind(config).await?).await?;
     announce(daemon.node().core().name(), daemon.addresses());
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(signals.attend(stop));
@@ -55,10 +55,13 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 }
 
 /// Says on stdout where the node is, a line each that a script can read: ports may have been chosen by the system.
-fn announce(name: &str, Addresses { clients, peers, admin }: Addresses) {
+fn announce(name: &str, Addresses { clients, peers, gossip, admin }: Addresses) {
     let mut text = format!("larder: node {name} is serving\n  clients  http://{clients}\n");
     if let Some(peers) = peers {
         text += &format!("  peers    {peers}\n");
+    }
+    if let Some(gossip) = gossip {
+        text += &format!("  gossip   {gossip}\n");
     }
     text += &format!("  admin    http://{admin}\n");
     // Who closed stdout doesn't want to know.

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use larder::cluster::dns::DnsName;
 use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
 
 use super::{
@@ -14,8 +15,11 @@ use super::{
     },
     origin::{OriginConfig, OriginTable},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
-    shapes::{self, MemberConfig, MemberEntry},
+    shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
 };
+
+/// The most seeds: a few are enough for any cluster that gossips.
+const SEEDS_MAX: usize = 64;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// As durations are written: `"1y"` is 365.25 days.
@@ -64,7 +68,7 @@ section! {
     /// This node: its name, its listeners, and how it runs.
     pub struct NodeConfig {
         /// The node's name, unique in the cluster.
-        name: Option<String> = shapes::NODE_NAME, Absent("the host's name and the port of `peer`, as in `web1-5274`");
+        name: Option<String> = shapes::NODE_NAME, Absent("the host's name and the port of `peer`, as in `web1-5274`; with `discovery = \"dns\"`, the address of `peer` as others reach it");
         /// Where clients are served: the HTTP API, and the groupcache-compatible path for peers.
         listen: SocketAddr = Listener, Default("127.0.0.1:5273");
         /// Where other nodes are served by gRPC, and clients: `larder.v1.Cache`. Nothing listens here while `transport` is `"http"`.
@@ -97,37 +101,45 @@ pub enum Discovery {
     None,
     /// They are the list in `members`.
     Static,
+    /// They are what a DNS name has.
+    Dns,
+    /// They tell each other.
+    Gossip,
 }
 
 section! {
     /// Who else is in the cluster, and who owns what.
     pub struct ClusterConfig {
-        /// How members are found: `"none"` is a node on its own, `"static"` takes the list in `members`.
+        /// How members are found: `"none"` is a node on its own, `"static"` takes the list in `members`, `"dns"` looks `dns_name` up,
+        /// with `"gossip"` nodes tell each other.
         discovery: Discovery = Choice(&[
             Works("none", Discovery::None),
             Works("static", Discovery::Static),
-            Later("dns"),
-            Later("gossip"),
+            Works("dns", Discovery::Dns),
+            Works("gossip", Discovery::Gossip),
             Later("etcd"),
             Later("consul"),
         ]), Default("none");
         /// Every member, this node too: its own entry is the one with its name. The address is the other's `peer`, or its
         /// `listen` where `transport` is `"http"`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
         members: Vec<MemberConfig> = List { of: MemberEntry, len_max: MEMBERS_MAX }, Default("[]");
+        /// The name to look members up under: `HOST:PORT`, whose addresses (A, or AAAA where there is no A) are the members, at that port; or
+        /// the name of SRV records, such as `_larder._tcp.example.com`. A member's name is its address.
+        dns_name: Option<DnsName> = DnsNameText, Absent("needed with `discovery = \"dns\"`");
+        /// How often the name is looked up.
+        dns_interval: Duration = Span { min: Duration::from_millis(100), max: HOUR }, Default("5s");
+        /// Where gossip is heard (UDP). `node.advertise` is the host that others are told.
+        gossip: SocketAddr = Listener, Default("127.0.0.1:5275");
+        /// Nodes to begin the gossip with: where some of them hear it, two or three for a large cluster. This node may be among them. A name
+        /// may have several addresses, and is looked up anew each time.
+        seeds: Vec<String> = List { of: shapes::SEED, len_max: SEEDS_MAX }, Default("[]");
+        /// The cluster's secret, 32 bytes in base64: gossip is encrypted and authenticated with it. `head -c 32 /dev/urandom | base64`
+        /// makes one.
+        gossip_key: Option<GossipKey> = GossipKeyText, Absent("whoever reaches `gossip` can read it and join; only taken on loopback, or if `security.insecure`");
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
     }
     later {
-        /// The name to look members up under; a member's name is its address.
-        dns_name;
-        /// How often the name is looked up.
-        dns_interval;
-        /// Where gossip is heard (UDP).
-        gossip;
-        /// Nodes to begin the gossip with.
-        seeds;
-        /// 32 bytes in base64 that encrypt and authenticate gossip.
-        gossip_key;
         /// etcd's endpoints.
         etcd;
         /// What Larder's keys in etcd begin with.

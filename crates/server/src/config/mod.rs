@@ -27,7 +27,7 @@ pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, Securi
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
 pub use origin::{DirectoryOriginConfig, HttpOriginConfig, OriginConfig, Secret, SqliteOriginConfig};
 pub use reference::reference;
-pub use shapes::MemberConfig;
+pub use shapes::{GossipKey, MemberConfig};
 
 /// The longest configuration: a thousand groups with every key written out fit.
 const FILE_BYTES_MAX: u64 = 4 << 20;

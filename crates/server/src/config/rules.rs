@@ -27,6 +27,9 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     let mut rules = Rules { config, document, misread, broken: Mistakes::default() };
     rules.listeners();
     rules.members();
+    rules.transport();
+    rules.dns();
+    rules.gossip();
     rules.ring();
     rules.timeouts();
     rules.broken
@@ -72,7 +75,7 @@ impl Rules<'_> {
             Discovery::None if !cluster.members.is_empty() && self.document.get("cluster.discovery").is_none() => {
                 self.breaks(key, "members are only used with discovery = \"static\": set it too");
             }
-            Discovery::None => {}
+            Discovery::None | Discovery::Dns | Discovery::Gossip => {}
             Discovery::Static if cluster.members.is_empty() => {
                 let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5274\", \"b=10.0.0.2:5274\"]";
                 self.breaks(key, message);
@@ -84,6 +87,72 @@ impl Rules<'_> {
                     self.breaks("node.weight", "expected 1: the list of static members carries no weights");
                 }
             }
+        }
+    }
+
+    fn transport(&mut self) {
+        let discovery = match self.config.cluster.discovery {
+            Discovery::None | Discovery::Static => return,
+            Discovery::Dns => "dns",
+            Discovery::Gossip => "gossip",
+        };
+        if self.config.node.transport == Transport::Http && self.sound(&["cluster.discovery", "node.transport"]) {
+            let message = format!(
+                "{discovery:?} needs node.transport = \"grpc\": nodes that speak HTTP need a list of static members"
+            );
+            self.breaks("cluster.discovery", message);
+        }
+    }
+
+    fn dns(&mut self) {
+        let Config { node, cluster, .. } = self.config;
+        if !self.sound(&["cluster.discovery", "cluster.dns_name", "node.weight"]) {
+            return;
+        }
+        match (cluster.discovery, &cluster.dns_name) {
+            (Discovery::Dns, None) => {
+                let message = "this key is missing: discovery = \"dns\" needs a name to look members up under, such as \"larder.default.svc:5274\"";
+                self.breaks("cluster.dns_name", message);
+            }
+            (Discovery::Dns, Some(_)) if node.weight != 1 => {
+                self.breaks("node.weight", "expected 1: what a DNS name has carries no weights");
+            }
+            (_, Some(_)) if self.document.get("cluster.discovery").is_none() => {
+                self.breaks("cluster.dns_name", "the name is only used with discovery = \"dns\": set it too");
+            }
+            _ => {}
+        }
+    }
+
+    fn gossip(&mut self) {
+        let Config { node, cluster, security, .. } = self.config;
+        if !self.sound(&[
+            "cluster.discovery",
+            "cluster.gossip",
+            "cluster.seeds",
+            "cluster.gossip_key",
+            "node.advertise",
+        ]) {
+            return;
+        }
+        if cluster.discovery != Discovery::Gossip {
+            if !cluster.seeds.is_empty() && self.document.get("cluster.discovery").is_none() {
+                self.breaks("cluster.seeds", "seeds are only used with discovery = \"gossip\": set it too");
+            }
+            return;
+        }
+        let address = cluster.gossip;
+        if !is_loopback(&address) && cluster.gossip_key.is_none() && !security.insecure {
+            self.breaks(
+                "cluster.gossip",
+                format!("{address} is beyond loopback, where anyone may reach it: set cluster.gossip_key, or security.insecure = true if that is meant"),
+            );
+        }
+        if address.ip().is_unspecified() && node.advertise.is_none() {
+            let message = format!(
+                "{address} is every address of this host: set node.advertise to the one that others reach it at"
+            );
+            self.breaks("cluster.gossip", message);
         }
     }
 

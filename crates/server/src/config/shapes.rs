@@ -1,4 +1,9 @@
-//! The shapes of text that keys ask for: names, hosts, members.
+//! The shapes of text that keys ask for: names, hosts, members, keys.
+
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use larder::cluster::{dns::DnsName, gossip::KEY_LEN};
 
 use super::{
     document::Value,
@@ -18,6 +23,8 @@ pub(super) const NODE_NAME: Text =
     Text { expected: "a name of letters, digits, \".\", \"_\", \"-\", \":\", \"[\" and \"]\"", fits: is_node_name };
 
 pub(super) const HOST: Text = Text { expected: "a host name or an IP address, without a port", fits: is_host };
+
+pub(super) const SEED: Text = Text { expected: r#"a host and a port such as "10.0.0.1:5275""#, fits: is_host_and_port };
 
 pub(super) const LABEL: Text =
     Text { expected: "a word of at most 253 bytes, without control characters", fits: is_label };
@@ -90,5 +97,76 @@ impl Scalar for MemberEntry {
             }
             _ => Err(Refusal::Unexpected),
         }
+    }
+}
+
+/// The secret of a cluster that gossips. It is never shown.
+///
+/// # Examples
+///
+/// ```
+/// use larder_server::config::Config;
+///
+/// let key = "cluster.gossip_key='AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='".parse().unwrap();
+/// let config = Config::parse("", &[key])?;
+/// let key = config.cluster.gossip_key.unwrap();
+/// assert_eq!(format!("{key:?}"), "GossipKey(…)");
+/// assert_eq!(key.reveal()[..3], [0, 1, 2]);
+/// # Ok::<(), larder_server::config::Mistakes>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct GossipKey([u8; KEY_LEN]);
+
+impl GossipKey {
+    /// The secret.
+    #[must_use]
+    pub fn reveal(&self) -> [u8; KEY_LEN] {
+        self.0
+    }
+}
+
+impl fmt::Debug for GossipKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GossipKey(…)")
+    }
+}
+
+/// A [`GossipKey`] in base64.
+pub(super) struct GossipKeyText;
+
+impl Describe for GossipKeyText {
+    fn expected(&self) -> String {
+        format!("{KEY_LEN} bytes in base64")
+    }
+}
+
+impl Scalar for GossipKeyText {
+    type Value = GossipKey;
+
+    fn take(&self, value: &Value) -> Result<GossipKey, Refusal> {
+        // What is wrong with it may be one letter, so that it is not shown.
+        let wrong = || Refusal::Because(format!("expected {}", self.expected()));
+        let Value::Text(text) = value else { return Err(wrong()) };
+        let bytes = BASE64_STANDARD.decode(text.trim()).map_err(|_| wrong())?;
+        bytes.try_into().map(GossipKey).map_err(|_| wrong())
+    }
+}
+
+/// A [`DnsName`].
+pub(super) struct DnsNameText;
+
+impl Describe for DnsNameText {
+    fn expected(&self) -> String {
+        r#"HOST:PORT such as "larder.default.svc:5274", or the name of SRV records such as "_larder._tcp.example.com""#
+            .to_owned()
+    }
+}
+
+impl Scalar for DnsNameText {
+    type Value = DnsName;
+
+    fn take(&self, value: &Value) -> Result<DnsName, Refusal> {
+        let Value::Text(text) = value else { return Err(Refusal::Unexpected) };
+        text.parse().map_err(|_| Refusal::Unexpected)
     }
 }

@@ -120,7 +120,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         (
             "[cluster]\ndiscovery = 'etcd'\netcd = ['http://x']",
-            "line 2: cluster.discovery: \"etcd\" does not work yet: use \"none\" or \"static\"\nline 3: cluster.etcd: this key does not work yet: remove it",
+            "line 2: cluster.discovery: \"etcd\" does not work yet: use \"none\", \"static\", \"dns\" or \"gossip\"\nline 3: cluster.etcd: this key does not work yet: remove it",
         ),
         ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
         (
@@ -221,6 +221,50 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "node.name = 'a'\nnode.transport = 'http'\n[cluster]\nring = 'groupcache'\ndiscovery = 'static'\nmembers = ['a=http://x:8080', 'b=x:8080', 'c=http://x:8080/']",
             "line 6: cluster.members[1]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"b=x:8080\"\nline 6: cluster.members[2]: expected the URL exactly as the Go peers write it, such as \"a=http://10.0.0.1:8080\", but found \"c=http://x:8080/\"",
         ),
+        (
+            "[cluster]\ndiscovery = 'dns'",
+            "line 1: cluster.dns_name: this key is missing: discovery = \"dns\" needs a name to look members up under, such as \"larder.default.svc:5274\"",
+        ),
+        (
+            "[cluster]\ndns_name = 'larder:5274'",
+            "line 2: cluster.dns_name: the name is only used with discovery = \"dns\": set it too",
+        ),
+        (
+            "[cluster]\ndns_name = 'larder'",
+            "line 2: cluster.dns_name: expected HOST:PORT such as \"larder.default.svc:5274\", or the name of SRV records such as \"_larder._tcp.example.com\", but found \"larder\"",
+        ),
+        (
+            "[node]\nweight = 2\n[cluster]\ndiscovery = 'dns'\ndns_name = '_larder._tcp.x'",
+            "line 2: node.weight: expected 1: what a DNS name has carries no weights",
+        ),
+        (
+            "[node]\ntransport = 'http'\n[cluster]\ndiscovery = 'gossip'",
+            "line 4: cluster.discovery: \"gossip\" needs node.transport = \"grpc\": nodes that speak HTTP need a list of static members",
+        ),
+        (
+            "[cluster]\ndiscovery = 'gossip'\ngossip = '10.0.0.1:5275'",
+            "line 3: cluster.gossip: 10.0.0.1:5275 is beyond loopback, where anyone may reach it: set cluster.gossip_key, or security.insecure = true if that is meant",
+        ),
+        (
+            "[cluster]\ndiscovery = 'gossip'\ngossip = '[::]:5275'\ngossip_key = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='",
+            "line 3: cluster.gossip: [::]:5275 is every address of this host: set node.advertise to the one that others reach it at",
+        ),
+        (
+            "[cluster]\nseeds = ['10.0.0.1:5275']",
+            "line 2: cluster.seeds: seeds are only used with discovery = \"gossip\": set it too",
+        ),
+        (
+            "[cluster]\ndiscovery = 'gossip'\nseeds = ['10.0.0.1']",
+            "line 3: cluster.seeds[0]: expected a host and a port such as \"10.0.0.1:5275\", but found \"10.0.0.1\"",
+        ),
+        (
+            "[cluster]\ndiscovery = 'gossip'\ngossip_key = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8'",
+            "line 3: cluster.gossip_key: expected 32 bytes in base64",
+        ),
+        (
+            "[cluster]\ndiscovery = 'gossip'\ngossip_key = 'AAECAw=='",
+            "line 3: cluster.gossip_key: expected 32 bytes in base64",
+        ),
         // What is not TOML.
         ("[node]\nname = a", "line 2: this is not TOML: string values must be quoted, expected literal string"),
         ("[node]\nname = [1 2 = 3", "line 2: this is not TOML: unexpected `=` in array, expected value, `]`"),
@@ -315,6 +359,17 @@ fn a_mistake_of_a_flag_names_the_flag() {
 fn members_may_be_left_standing_while_discovery_is_off() {
     let config = Config::parse("[cluster]\ndiscovery = 'none'\nmembers = ['a=x:1']", &[]).unwrap();
     assert_eq!(config.cluster.members.len(), 1);
+}
+
+#[test]
+fn gossip_leaves_loopback_with_a_key_or_when_told_so() {
+    let key = "gossip_key = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='";
+    let gossip = "[cluster]\ndiscovery = 'gossip'\ngossip = '10.0.0.1:0'\nseeds = ['web1:5275', '[::1]:5275']";
+    for rest in [key, "[security]\ninsecure = true"] {
+        let config = Config::parse(&format!("{gossip}\n{rest}"), &[]).unwrap();
+        assert_eq!(config.cluster.seeds, ["web1:5275", "[::1]:5275"]);
+        assert!(!format!("{config:?}").contains("AAEC"), "the secret stays one");
+    }
 }
 
 #[test]

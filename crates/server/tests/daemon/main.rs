@@ -19,6 +19,7 @@ mod faults;
 mod fuzz;
 #[path = "../../../peer/tests/groupcache/go.rs"]
 mod go;
+mod gossip;
 mod grpc;
 mod keys;
 mod lifecycle;

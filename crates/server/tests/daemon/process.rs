@@ -39,6 +39,8 @@ pub(crate) struct Daemon {
     pub(crate) admin: SocketAddr,
     /// Where it speaks gRPC, if it does.
     pub(crate) peers: Option<SocketAddr>,
+    /// Where it gossips, if it does.
+    pub(crate) gossip: Option<SocketAddr>,
     child: Child,
     folder: TempDir,
 }
@@ -70,9 +72,9 @@ impl Daemon {
         let stdout = child.stdout.take().unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on whatever fails ends the process.
-        let mut daemon = Self { clients: nowhere, admin: nowhere, peers: None, child, folder };
+        let mut daemon = Self { clients: nowhere, admin: nowhere, peers: None, gossip: None, child, folder };
         within(START_TIME_MAX, "its start", async {
-            (daemon.clients, daemon.peers, daemon.admin) = announced(stdout).await;
+            (daemon.clients, daemon.peers, daemon.gossip, daemon.admin) = announced(stdout).await;
             while daemon.ready().await != 200 {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -160,10 +162,10 @@ fn stderr_in(folder: &TempDir) -> impl AsRef<Path> + use<> {
     folder.path().join("stderr")
 }
 
-/// The addresses that a daemon prints when it serves: those for clients, for other nodes, and for administration.
-async fn announced(stdout: ChildStdout) -> (SocketAddr, Option<SocketAddr>, SocketAddr) {
+/// The addresses that a daemon prints when it serves: those for clients, for other nodes, for gossip, and for administration.
+async fn announced(stdout: ChildStdout) -> (SocketAddr, Option<SocketAddr>, Option<SocketAddr>, SocketAddr) {
     let mut lines = BufReader::new(Receiver::from_owned_fd(OwnedFd::from(stdout)).unwrap()).lines();
-    let (mut clients, mut peers) = (None, None);
+    let (mut clients, mut peers, mut gossip) = (None, None, None);
     loop {
         let line = lines.next_line().await.unwrap().expect("it ended before it served");
         let Some((listener, address)) = line.trim().split_once(' ') else { continue };
@@ -171,8 +173,9 @@ async fn announced(stdout: ChildStdout) -> (SocketAddr, Option<SocketAddr>, Sock
         match listener {
             "clients" => clients = address.ok(),
             "peers" => peers = address.ok(),
+            "gossip" => gossip = address.ok(),
             // The last one.
-            "admin" => return (clients.unwrap(), peers, address.unwrap()),
+            "admin" => return (clients.unwrap(), peers, gossip, address.unwrap()),
             _ => {}
         }
     }

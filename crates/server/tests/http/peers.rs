@@ -15,7 +15,7 @@ async fn daemons_answer_each_other_over_grpc_and_stop() {
     let mut config = Config::parse(text, &[]).unwrap();
     let (mut listeners, mut members) = (Vec::new(), Vec::new());
     for name in ["a", "b"] {
-        let bound = Listeners::bind(&config.node).await.unwrap();
+        let bound = Listeners::bind(&config).await.unwrap();
         let address = bound.addresses().unwrap().peers.expect("a listener for peers").to_string();
         members.push(MemberConfig { name: name.into(), address });
         listeners.push(bound);

@@ -64,7 +64,7 @@ impl Cluster {
         let mut listeners = Vec::new();
         let (mut addresses, mut members) = (Vec::new(), Vec::new());
         for index in 0..nodes.into() {
-            let bound = Listeners::bind(&config.node).await?;
+            let bound = Listeners::bind(&config).await?;
             let bound_to = bound.addresses().map_err(|error| failed("no address", &error))?;
             addresses.push(bound_to.clients.to_string());
             let address = bound_to.peers.unwrap_or(bound_to.clients).to_string();
