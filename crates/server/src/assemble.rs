@@ -14,7 +14,7 @@ use std::{
 use larder::{
     Loader, Member, Membership, SystemClock,
     cluster::{
-        Static,
+        Consul, ConsulConfig, Etcd, EtcdConfig, Static, TlsFiles,
         dns::{Dns, DnsConfig},
         gossip::{Gossip, GossipConfig},
     },
@@ -75,7 +75,7 @@ impl Listeners {
                 let bound = UdpSocket::bind(cluster.gossip).await;
                 Some(bound.map_err(|error| taken(cluster.gossip, "cluster.gossip", error))?)
             }
-            Discovery::None | Discovery::Static | Discovery::Dns => None,
+            Discovery::None | Discovery::Static | Discovery::Dns | Discovery::Etcd | Discovery::Consul => None,
         };
         let (clients, admin) = (bind(node.listen, "node.listen").await?, bind(node.admin, "node.admin").await?);
         Ok(Self { clients, peers, admin, gossip })
@@ -213,7 +213,30 @@ async fn membership(
             let gossip = GossipConfig { advertise, seeds, key, seed, ..GossipConfig::new(me, Arc::new(SystemClock)) };
             Arc::new(Gossip::start(gossip, socket).await.map_err(wrong)?)
         }
+        Discovery::Etcd => Arc::new(Etcd::new(etcd(cluster), me, SystemClock, seed).map_err(wrong)?),
+        Discovery::Consul => Arc::new(Consul::new(consul(cluster), me, SystemClock, seed).map_err(wrong)?),
     })
+}
+
+fn etcd(cluster: &config::ClusterConfig) -> EtcdConfig {
+    let user = (cluster.etcd_user.clone(), cluster.etcd_password.reveal().to_owned());
+    EtcdConfig {
+        endpoints: cluster.etcd.clone(),
+        prefix: cluster.etcd_prefix.clone(),
+        user: Some(user).filter(|(name, _)| !name.is_empty()),
+        tls: TlsFiles {
+            ca: cluster.etcd_ca.clone(),
+            cert: cluster.etcd_cert.clone(),
+            key: cluster.etcd_key.clone(),
+        },
+        lease_ttl: cluster.lease_ttl,
+    }
+}
+
+fn consul(cluster: &config::ClusterConfig) -> ConsulConfig {
+    let token = Some(cluster.consul_token.reveal().to_owned()).filter(|token| !token.is_empty());
+    let service = cluster.consul_service.clone();
+    ConsulConfig { service, token, lease_ttl: cluster.lease_ttl, ..ConsulConfig::new(&cluster.consul) }
 }
 
 /// The address behind a host and a port.

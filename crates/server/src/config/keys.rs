@@ -3,9 +3,9 @@
 //! Each comment here is also the key's meaning in `docs/configuration.md`. A key or a word of later work is refused until
 //! it works; making it work is moving it out of `later`, or making its [`Word`] one that `Works`.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use larder::cluster::dns::DnsName;
+use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::DnsName};
 use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
         Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
         Word::{Later, Works},
     },
-    origin::{OriginConfig, OriginTable},
+    origin::{FilePath, OriginConfig, OriginTable, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
 };
@@ -24,6 +24,8 @@ const SEEDS_MAX: usize = 64;
 const HOUR: Duration = Duration::from_secs(3600);
 /// As durations are written: `"1y"` is 365.25 days.
 const YEAR: Duration = Duration::from_secs(31_557_600);
+
+const PEM_FILE: FilePath = FilePath { expected: "the path of a PEM file" };
 
 /// A window or a time-out that may be switched off with `"0s"`.
 const fn up_to(max: Duration) -> Span {
@@ -105,20 +107,24 @@ pub enum Discovery {
     Dns,
     /// They tell each other.
     Gossip,
+    /// They register themselves in etcd.
+    Etcd,
+    /// They register themselves with agents of Consul.
+    Consul,
 }
 
 section! {
     /// Who else is in the cluster, and who owns what.
     pub struct ClusterConfig {
         /// How members are found: `"none"` is a node on its own, `"static"` takes the list in `members`, `"dns"` looks `dns_name` up,
-        /// with `"gossip"` nodes tell each other.
+        /// with `"gossip"` nodes tell each other, with `"etcd"` and `"consul"` they register themselves there.
         discovery: Discovery = Choice(&[
             Works("none", Discovery::None),
             Works("static", Discovery::Static),
             Works("dns", Discovery::Dns),
             Works("gossip", Discovery::Gossip),
-            Later("etcd"),
-            Later("consul"),
+            Works("etcd", Discovery::Etcd),
+            Works("consul", Discovery::Consul),
         ]), Default("none");
         /// Every member, this node too: its own entry is the one with its name. The address is the other's `peer`, or its
         /// `listen` where `transport` is `"http"`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
@@ -136,32 +142,33 @@ section! {
         /// The cluster's secret, 32 bytes in base64: gossip is encrypted and authenticated with it. `head -c 32 /dev/urandom | base64`
         /// makes one.
         gossip_key: Option<GossipKey> = GossipKeyText, Absent("whoever reaches `gossip` can read it and join; only taken on loopback, or if `security.insecure`");
+        /// URLs of etcd's members. One at a time is used; one that fails is left for the next.
+        etcd: Vec<String> = List { of: shapes::ETCD, len_max: ETCD_ENDPOINTS_MAX }, Default(r#"["http://127.0.0.1:2379"]"#);
+        /// What this cluster's keys in etcd begin with, to tell it from other clusters there.
+        etcd_prefix: String = shapes::ETCD_PREFIX, Default("/larder/");
+        /// etcd's user; `""` is none.
+        etcd_user: String = shapes::LABEL, Default("");
+        /// The user's password.
+        etcd_password: Secret = SecretText, Default("");
+        /// A PEM file with the certificates that an `https` etcd is trusted by.
+        etcd_ca: Option<PathBuf> = PEM_FILE, Absent("those that the system trusts");
+        /// A PEM file with the certificate that this node shows to etcd.
+        etcd_cert: Option<PathBuf> = PEM_FILE, Absent("it shows none");
+        /// A PEM file with that certificate's key.
+        etcd_key: Option<PathBuf> = PEM_FILE, Absent("it has none");
+        /// The URL of an agent of Consul, best of the one on this machine.
+        consul: String = shapes::CONSUL, Default("http://127.0.0.1:8500");
+        /// The service in Consul that this cluster's nodes are instances of.
+        consul_service: String = shapes::CONSUL_SERVICE, Default("larder");
+        /// A token that may write the service and read its health; `""` is none.
+        consul_token: Secret = SecretText, Default("");
+        /// With etcd or Consul: a node that can't renew its entry for so long is out, and knows it. etcd counts in whole seconds and takes
+        /// 2 as a rule, if less is asked for.
+        lease_ttl: Duration = Span { min: LEASE_TTL_MIN, max: LEASE_TTL_MAX }, Default("5s");
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
     }
     later {
-        /// etcd's endpoints.
-        etcd;
-        /// What Larder's keys in etcd begin with.
-        etcd_prefix;
-        /// etcd's user.
-        etcd_user;
-        /// etcd's password.
-        etcd_password;
-        /// The certificates that etcd is trusted by.
-        etcd_ca;
-        /// The client certificate for etcd.
-        etcd_cert;
-        /// The client certificate's key for etcd.
-        etcd_key;
-        /// Consul's address.
-        consul;
-        /// The service that nodes register under.
-        consul_service;
-        /// Consul's token.
-        consul_token;
-        /// With etcd or Consul: a node that can't renew within this time is out.
-        lease_ttl;
         /// Which service keeps locks.
         locks: "cluster", ["etcd", "consul", "redis"];
         /// Redis, for locks.

@@ -181,6 +181,26 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Any text that must not be shown, such as a password.
+pub(super) struct SecretText;
+
+impl Describe for SecretText {
+    fn expected(&self) -> String {
+        "text".to_owned()
+    }
+}
+
+impl Scalar for SecretText {
+    type Value = Secret;
+
+    fn take(&self, value: &Value) -> Result<Secret, Refusal> {
+        match value {
+            Value::Text(text) => Ok(Secret::new(text)),
+            _ => Err(Refusal::Unexpected),
+        }
+    }
+}
+
 /// The URL of an HTTP origin, with `{key}` in it.
 struct KeyUrl;
 
@@ -239,8 +259,8 @@ fn is_header_name(name: &str) -> bool {
 }
 
 /// The path of a file or folder.
-struct FilePath {
-    expected: &'static str,
+pub(super) struct FilePath {
+    pub(super) expected: &'static str,
 }
 
 impl Describe for FilePath {

@@ -30,6 +30,7 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.transport();
     rules.dns();
     rules.gossip();
+    rules.registries();
     rules.ring();
     rules.timeouts();
     rules.broken
@@ -75,7 +76,7 @@ impl Rules<'_> {
             Discovery::None if !cluster.members.is_empty() && self.document.get("cluster.discovery").is_none() => {
                 self.breaks(key, "members are only used with discovery = \"static\": set it too");
             }
-            Discovery::None | Discovery::Dns | Discovery::Gossip => {}
+            Discovery::None | Discovery::Dns | Discovery::Gossip | Discovery::Etcd | Discovery::Consul => {}
             Discovery::Static if cluster.members.is_empty() => {
                 let message = "this key is missing: discovery = \"static\" needs every member, such as [\"a=10.0.0.1:5274\", \"b=10.0.0.2:5274\"]";
                 self.breaks(key, message);
@@ -95,6 +96,8 @@ impl Rules<'_> {
             Discovery::None | Discovery::Static => return,
             Discovery::Dns => "dns",
             Discovery::Gossip => "gossip",
+            Discovery::Etcd => "etcd",
+            Discovery::Consul => "consul",
         };
         if self.config.node.transport == Transport::Http && self.sound(&["cluster.discovery", "node.transport"]) {
             let message = format!(
@@ -153,6 +156,27 @@ impl Rules<'_> {
                 "{address} is every address of this host: set node.advertise to the one that others reach it at"
             );
             self.breaks("cluster.gossip", message);
+        }
+    }
+
+    /// etcd and Consul.
+    fn registries(&mut self) {
+        let cluster = &self.config.cluster;
+        if !self.sound(&["cluster"]) {
+            return;
+        }
+        for (key, word) in [("cluster.etcd", "etcd"), ("cluster.consul", "consul")] {
+            if self.document.get(key).is_some() && self.document.get("cluster.discovery").is_none() {
+                self.breaks(key, format!("{word} is only used with discovery = \"{word}\": set it too"));
+            }
+        }
+        if cluster.etcd_cert.is_some() != cluster.etcd_key.is_some() {
+            let key = if cluster.etcd_cert.is_some() { "cluster.etcd_cert" } else { "cluster.etcd_key" };
+            self.breaks(key, "a certificate and its key go together: set etcd_cert and etcd_key");
+        }
+        if cluster.etcd_user.is_empty() != cluster.etcd_password.reveal().is_empty() {
+            let key = if cluster.etcd_user.is_empty() { "cluster.etcd_password" } else { "cluster.etcd_user" };
+            self.breaks(key, "a user and a password go together: set etcd_user and etcd_password");
         }
     }
 

@@ -26,6 +26,18 @@ pub(super) const HOST: Text = Text { expected: "a host name or an IP address, wi
 
 pub(super) const SEED: Text = Text { expected: r#"a host and a port such as "10.0.0.1:5275""#, fits: is_host_and_port };
 
+pub(super) const ETCD: Text =
+    Text { expected: "the URL of a member of etcd such as \"http://127.0.0.1:2379\"", fits: is_bare_url };
+
+pub(super) const ETCD_PREFIX: Text =
+    Text { expected: "what keys begin with, such as \"/larder/\", at most 253 bytes", fits: is_label };
+
+pub(super) const CONSUL: Text =
+    Text { expected: "the URL of an agent of Consul such as \"http://127.0.0.1:8500\"", fits: is_bare_url };
+
+pub(super) const CONSUL_SERVICE: Text =
+    Text { expected: "the name of a service: letters, digits and \"-\", at most 63", fits: is_service_name };
+
 pub(super) const LABEL: Text =
     Text { expected: "a word of at most 253 bytes, without control characters", fits: is_label };
 
@@ -47,6 +59,18 @@ fn is_host(text: &str) -> bool {
 
 fn is_label(text: &str) -> bool {
     text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control)
+}
+
+/// A scheme, a host and most often a port, and nothing else.
+fn is_bare_url(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        let is_bare = uri.path_and_query().is_none_or(|path| path == "/") && !text.contains('@');
+        is_bare && uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
+    })
+}
+
+fn is_service_name(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn is_database(text: &str) -> bool {
