@@ -224,11 +224,7 @@ fn etcd(cluster: &config::ClusterConfig) -> EtcdConfig {
         endpoints: cluster.etcd.clone(),
         prefix: cluster.etcd_prefix.clone(),
         user: Some(user).filter(|(name, _)| !name.is_empty()),
-        tls: TlsFiles {
-            ca: cluster.etcd_ca.clone(),
-            cert: cluster.etcd_cert.clone(),
-            key: cluster.etcd_key.clone(),
-        },
+        tls: TlsFiles { ca: cluster.etcd_ca.clone(), cert: cluster.etcd_cert.clone(), key: cluster.etcd_key.clone() },
         lease_ttl: cluster.lease_ttl,
     }
 }

@@ -116,6 +116,35 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "[groups.Users]",
             "line 1: groups.Users: expected a group's name: a lower-case letter or a digit first, then lower-case letters, digits, \"_\" and \"-\", 64 in all, but found \"Users\"",
         ),
+        (
+            "[cluster]\nlease_ttl = '100ms'",
+            "line 2: cluster.lease_ttl: expected a duration such as \"250ms\" or \"5m\", at least 1s, at most 10m, but found \"100ms\"",
+        ),
+        (
+            "[cluster]\ndiscovery = 'etcd'\netcd = ['10.0.0.1:2379']",
+            "line 3: cluster.etcd[0]: expected the URL of a member of etcd such as \"http://127.0.0.1:2379\", but found \"10.0.0.1:2379\"",
+        ),
+        (
+            "[cluster]\nconsul_service = 'a/b'",
+            "line 2: cluster.consul_service: expected the name of a service: letters, digits and \"-\", at most 63, but found \"a/b\"",
+        ),
+        // etcd and Consul.
+        (
+            "[cluster]\nconsul = 'http://10.0.0.1:8500'",
+            "line 2: cluster.consul: consul is only used with discovery = \"consul\": set it too",
+        ),
+        (
+            "[cluster]\ndiscovery = 'etcd'\netcd_key = 'key.pem'",
+            "line 3: cluster.etcd_key: a certificate and its key go together: set etcd_cert and etcd_key",
+        ),
+        (
+            "[cluster]\ndiscovery = 'etcd'\netcd_password = 'secret'",
+            "line 3: cluster.etcd_password: a user and a password go together: set etcd_user and etcd_password",
+        ),
+        (
+            "[node]\ntransport = 'http'\n[cluster]\ndiscovery = 'consul'",
+            "line 4: cluster.discovery: \"consul\" needs node.transport = \"grpc\": nodes that speak HTTP need a list of static members",
+        ),
         // What does not work yet.
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         (

@@ -44,7 +44,7 @@ async fn members(node: &Daemon) -> Vec<(String, String, u64)> {
 }
 
 /// Waits until each of these nodes sees just these members, all of them serving, and says how long that took.
-async fn agree(nodes: &[&Daemon], names: &[&str]) -> Duration {
+pub(crate) async fn agree(nodes: &[&Daemon], names: &[&str]) -> Duration {
     let start = Instant::now();
     for node in nodes {
         let sees = async {
@@ -62,12 +62,12 @@ async fn agree(nodes: &[&Daemon], names: &[&str]) -> Duration {
     start.elapsed()
 }
 
-fn keys() -> impl Iterator<Item = String> {
+pub(crate) fn keys() -> impl Iterator<Item = String> {
     (0..KEYS_LEN).map(|number| format!("key{number}"))
 }
 
 /// Asks these nodes for every key, each once more if it fails, and says how many failed once.
-async fn all_are_found(nodes: &[&Daemon]) -> usize {
+pub(crate) async fn all_are_found(nodes: &[&Daemon]) -> usize {
     let mut failed = 0;
     for key in keys() {
         for node in nodes {

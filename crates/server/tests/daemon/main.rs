@@ -30,4 +30,5 @@ mod one_load;
 mod origin;
 mod process;
 mod reads;
+mod registries;
 mod writes;
