@@ -9,10 +9,7 @@ use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::Dns
 use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
 
 use super::{
-    kind::{
-        Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
-        Word::{Later, Works},
-    },
+    kind::{Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole, Word::Works},
     origin::{FilePath, OriginConfig, OriginTable, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
