@@ -243,7 +243,7 @@ impl Lookup {
                 });
             }
             Err(error) => {
-                tracing::error!(%name, %error, "what the name has is no list of members; the list stays as it is")
+                tracing::error!(%name, %error, "what the name has is no list of members; the list stays as it is");
             }
         }
     }

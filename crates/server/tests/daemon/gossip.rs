@@ -1,10 +1,10 @@
 //! Daemons that find each other: by gossip, with nothing but the address of one of them; and by DNS.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     client::{get, get_key, value_of, within},
