@@ -31,6 +31,7 @@ cargo xtask COMMAND
            address sanitizer, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
+  deps     licences and sources of what others wrote, one version of each, one TLS library
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["quick"] => quick(),
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
+        ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
         ["bench", "http"] => {
             Steps::new().step("bench", || needs::WRK.require().and_then(|()| bench("larder-server", "http"))).sum_up()

@@ -147,10 +147,6 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         // What does not work yet.
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
-        (
-            "[cluster]\ndiscovery = 'etcd'\netcd = ['http://x']",
-            "line 2: cluster.discovery: \"etcd\" does not work yet: use \"none\", \"static\", \"dns\" or \"gossip\"\nline 3: cluster.etcd: this key does not work yet: remove it",
-        ),
         ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
         (
             "[groups.a]\nconsistency = 'strong'\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
