@@ -34,7 +34,8 @@ use tokio::{
 use crate::{
     commands::Failure,
     config::{self, Config, Discovery, OriginConfig, Transport},
-    http::{self, Api, ApiConfig, HttpLimits},
+    http::{self, Api, ApiConfig, HttpLimits, Operations},
+    reload::Reload,
 };
 
 /// How long operators' requests may take once there are no clients any more: they are answered from memory.
@@ -115,18 +116,24 @@ pub struct Daemon {
     api: Api,
     limits: HttpLimits,
     draining: watch::Sender<bool>,
+    reload: Reload,
 }
 
-/// Makes a daemon of a configuration.
+/// Makes a daemon of a configuration, which `read` reads anew when that is asked for.
 ///
 /// # Errors
 ///
 /// If the members can't be, such as for a name that another live node has, or an origin can't be opened.
-pub async fn assemble(config: &Config, listeners: Listeners) -> Result<Daemon, Failure> {
-    assemble_around(config, listeners, |loader| loader).await
+pub async fn assemble(
+    config: &Config,
+    listeners: Listeners,
+    read: impl Fn() -> Result<Config, Failure> + Send + Sync + 'static,
+) -> Result<Daemon, Failure> {
+    let daemon = assemble_around(config, listeners, |loader| loader).await?;
+    Ok(Daemon { reload: daemon.reload.reading(read), ..daemon })
 }
 
-/// As [`assemble`], with each origin as `around` makes it of the one that the configuration names.
+/// As [`assemble`], with each origin as `around` makes it of the one that the configuration names, and a configuration that stays.
 ///
 /// # Errors
 ///
@@ -160,7 +167,7 @@ pub async fn assemble_around(
         zone: config.node.zone.as_str().into(),
         ..Member::new(name, address)
     };
-    let membership = membership(config, me, &mut listeners, chance.u64(..)).await?;
+    let (membership, list) = membership(config, me, &mut listeners, chance.u64(..)).await?;
     membership.announce(MemberState::Joining).await.map_err(wrong)?;
     builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
     let node = builder.start().await.map_err(wrong)?;
@@ -176,29 +183,28 @@ pub async fn assemble_around(
     let (draining, watched) = watch::channel(false);
     let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
     let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
-    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining })
+    let reload = Reload::new(config.clone(), list, api.clone());
+    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, reload })
 }
 
-/// What knows who is in the cluster. Nodes that register themselves do so as `me`, once they announce something.
+/// What knows who is in the cluster, and the list that it is, if somebody writes it. Nodes that register themselves do so as `me`,
+/// once they announce something.
 async fn membership(
     config: &Config,
     me: Member,
     listeners: &mut Listeners,
     seed: u64,
-) -> Result<Arc<dyn Membership>, Failure> {
+) -> Result<(Arc<dyn Membership>, Option<Static>), Failure> {
     let wrong = |error: larder::Error| Failure::failed(error.to_string());
     let Config { node, cluster, .. } = config;
-    Ok(match cluster.discovery {
+    let membership: Arc<dyn Membership> = match cluster.discovery {
         Discovery::None => {
             // This is the only list there is, so that nothing needs to tell this run of the node from another.
             Arc::new(Static::new([Member { incarnation: 0, ..me }]).map_err(wrong)?)
         }
         Discovery::Static => {
-            let members = cluster.members.iter().map(|it| match node.transport {
-                Transport::Grpc => Member::new(it.name.as_str(), it.address.as_str()),
-                Transport::Http => http_member(it),
-            });
-            Arc::new(Static::new(members).map_err(wrong)?)
+            let list = Static::new(static_members(config)).map_err(wrong)?;
+            return Ok((Arc::new(list.clone()), Some(list)));
         }
         Discovery::Dns => {
             let name = cluster.dns_name.clone().ok_or_else(|| Failure::failed("cluster.dns_name is missing"))?;
@@ -215,6 +221,15 @@ async fn membership(
         }
         Discovery::Etcd => Arc::new(Etcd::new(etcd(cluster), me, SystemClock, seed).map_err(wrong)?),
         Discovery::Consul => Arc::new(Consul::new(consul(cluster), me, SystemClock, seed).map_err(wrong)?),
+    };
+    Ok((membership, None))
+}
+
+/// The members that the configuration lists.
+pub(crate) fn static_members(config: &Config) -> impl Iterator<Item = Member> {
+    config.cluster.members.iter().map(|it| match config.node.transport {
+        Transport::Grpc => Member::new(it.name.as_str(), it.address.as_str()),
+        Transport::Http => http_member(it),
     })
 }
 
@@ -261,15 +276,22 @@ impl Daemon {
         self.addresses
     }
 
-    /// Tells the others that it serves, and serves until `shutdown`; then says so to the others and on `/readyz`, takes no
+    /// What takes up a configuration that has changed, while it runs.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
+    /// Tells the others that it serves, and serves until `shutdown`, or until an operator has it leave; then says so to the others and on `/readyz`, takes no
     /// more connections of clients, finishes what runs within `drain_timeout`, and leaves. Answers with how many connections
     /// it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, membership, listeners, api, limits, draining, .. } = self;
+        let Self { node, membership, listeners, api, limits, draining, reload, .. } = self;
         let (ended, all_ended) = oneshot::channel();
+        let operations = Operations { draining: draining.clone(), reload };
         // Operators are answered to the end: that is how they learn that this node is leaving.
         let admin_limits = HttpLimits { drain_time_max: ADMIN_DRAIN_TIME, ..limits.clone() };
-        let admin = http::serve(listeners.admin, api.admin(), admin_limits, async {
+        let admin = http::serve(listeners.admin, api.admin(operations), admin_limits, async {
             // The sender is not dropped before it has sent.
             let _sent = all_ended.await;
         });
@@ -278,6 +300,7 @@ impl Daemon {
             drop(draining.wait_for(|draining| *draining).await);
         };
         let (begins, watched) = (drains(draining.subscribe()), drains(draining.subscribe()));
+        let asked_to_leave = drains(draining.subscribe());
         let states = tell_states(&*membership, drains(draining.subscribe()));
         let drain_time_max = limits.drain_time_max;
         let too_late = async {
@@ -295,7 +318,10 @@ impl Daemon {
         };
         let clients = async {
             let stop = async {
-                shutdown.await;
+                tokio::select! {
+                    () = shutdown => {}
+                    () = asked_to_leave => {}
+                }
                 draining.send_replace(true);
             };
             http::serve(listeners.clients, api.clients(), limits, stop).await

@@ -80,7 +80,7 @@ pub struct LogArgs {
 }
 
 /// `larder serve`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// The configuration; without one, there is one group `default` that holds what is set.
     #[arg(long, value_name = "FILE")]

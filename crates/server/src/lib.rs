@@ -6,6 +6,7 @@
 //! - [`commands`]: what each command does.
 //! - [`http`]: HTTP, as clients and operators meet it.
 //! - [`logging`]: where the logs go.
+//! - [`reload`]: what becomes of a configuration that changes while the node runs.
 
 #![forbid(unsafe_code)]
 
@@ -15,3 +16,4 @@ pub mod commands;
 pub mod config;
 pub mod http;
 pub mod logging;
+pub mod reload;

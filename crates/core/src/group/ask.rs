@@ -122,7 +122,7 @@ impl Group {
     }
 
     pub(super) fn question(&self, key: &Key, asked_as: AskedAs, deadline: Instant) -> PeerGet {
-        let value_len_max = self.0.config.value_len_max;
+        let value_len_max = self.0.settings.get().value_len_max;
         PeerGet { group: self.name().clone(), key: key.clone(), asked_as, value_len_max, deadline }
     }
 

@@ -17,7 +17,7 @@ pub const HOT_LEASE_MAX: Duration = Duration::from_secs(60);
 /// assert!(config.check().is_ok());
 /// assert!(GroupConfig { origin_concurrency: 0, ..config }.check().is_err());
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct GroupConfig {
     /// Bytes for keys, values and bookkeeping, main and hot tier together.
     pub capacity_bytes: u64,
@@ -99,6 +99,23 @@ impl GroupConfig {
             return Ok(());
         };
         Err(Error::new(ErrorKind::Invalid, wrong))
+    }
+
+    /// Says whether an open group may go from these settings to `new` ones.
+    pub(super) fn check_change(&self, new: &Self) -> Result<(), Error> {
+        let fixed = [
+            ("capacity", self.capacity_bytes == new.capacity_bytes),
+            ("policy", self.policy == new.policy),
+            ("hard_timeout", self.hard_timeout == new.hard_timeout),
+            ("hot_lease", self.hot_lease == new.hot_lease),
+        ];
+        let changed = fixed.iter().find(|(_, same)| !same);
+        changed.map_or(Ok(()), |(name, _)| {
+            Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{name} can't change while the group is open: restart the node"),
+            ))
+        })
     }
 
     /// For how long past its ttl a value is kept at all.

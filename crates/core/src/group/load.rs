@@ -54,7 +54,7 @@ impl Group {
     /// Loads a key anew while `hit` is served, unless that is under way.
     pub(super) fn refresh_behind(&self, key: &[u8], hit: &Hit) {
         let Ok(key) = Key::copy_from(key) else { return };
-        let hard = Instant::now() + self.0.config.hard_timeout;
+        let hard = Instant::now() + self.0.settings.get().hard_timeout;
         if let Ok((Some(leader), Boarded { waiter, .. })) = boarded(self.0.loads.board(&key, hard)) {
             let led = Led { leader, key, slot: hit.meta().slot };
             let load = self.clone().load(led, Role::Owner, Some(hit.meta().load_start));
@@ -87,7 +87,9 @@ impl Group {
 
     async fn ask_origin(&self, key: &Key) -> Result<Brought, Error> {
         let Some(origin) = &self.0.origin else { return Ok(Brought { value: None, ttl: None }) };
-        origin.load(key.clone(), self.previous(key), self.0.node.clock(), &self.0.stats.origin_load).await
+        origin
+            .load(key.clone(), self.previous(key), &self.config(), self.0.node.clock(), &self.0.stats.origin_load)
+            .await
     }
 
     /// Loads the keys of several flights, in batches as large as the loader takes.
@@ -127,7 +129,7 @@ impl Group {
             match (&self.0.origin, &keys[..]) {
                 (_, [key]) => vec![self.ask_origin(key).await],
                 (Some(origin), keys) => {
-                    origin.load_many(keys, self.0.node.clock(), &self.0.stats.origin_load_many).await
+                    origin.load_many(keys, &self.config(), self.0.node.clock(), &self.0.stats.origin_load_many).await
                 }
                 (None, _) => Vec::new(),
             }
@@ -209,8 +211,8 @@ impl Group {
         let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
         let keep = attached && role != Role::Other && ttl != Some(Duration::ZERO);
         let stored = keep && {
-            let window =
-                if value.is_some() && role == Role::Owner { self.0.config.stale_window() } else { Duration::ZERO };
+            let is_shown_stale = value.is_some() && role == Role::Owner;
+            let window = if is_shown_stale { self.0.settings.get().stale_window() } else { Duration::ZERO };
             let tier = if role == Role::Owner { Tier::Main } else { Tier::Hot };
             let keep_until = fresh_until + window;
             let meta = Meta { slot, tier, version, load_start: start.reading, fresh_until, keep_until };
@@ -232,7 +234,7 @@ impl Group {
 
     /// How long what was loaded is fresh, from the start of its load; `None`: without an end.
     fn ttl(&self, role: Role, found: bool, said: Option<Duration>) -> Option<Duration> {
-        let config = &self.0.config;
+        let config = self.0.settings.get();
         let jittered = |ttl: Duration| ttl.mul_f64(1.0 - config.ttl_jitter * self.0.node.chance(fastrand::Rng::f64));
         let ttl = match said {
             Some(ttl) => Some(ttl),

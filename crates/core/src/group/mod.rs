@@ -12,6 +12,7 @@ mod limit;
 mod load;
 mod origin;
 mod serve;
+mod settings;
 mod write;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
     answer::Fetched,
     load::{Led, Role},
     origin::Origin,
+    settings::Settings,
 };
 use crate::{
     Error, ErrorKind, Key, Loader, Moment, Node,
@@ -62,7 +64,7 @@ pub struct Group(Arc<Inner>);
 
 struct Inner {
     name: Arc<str>,
-    config: GroupConfig,
+    settings: Settings,
     node: Node,
     store: Store,
     origin: Option<Origin>,
@@ -104,14 +106,12 @@ impl Group {
             shards: None,
             hash_seed: node.chance(|chance| chance.u64(..)),
         });
-        let origin = loader.map(|loader| Origin::new(loader, &config));
-        if let Some(origin) = &origin {
-            origin.share_budget(node.view().members().len());
-        }
+        let origin = loader.map(|loader| Origin::new(loader, &config, node.view().members().len()));
+        let settings = Settings::new(config);
         let (loads, asks, stats) = (Flights::new(), Flights::new(), GroupStats::default());
         // Nothing is in the store yet: it is clean for the view as it was before the first entry came.
         let swept_for = AtomicU64::new(node.view().number());
-        Self(Arc::new(Inner { name, config, node, store, origin, loads, asks, stats, swept_for }))
+        Self(Arc::new(Inner { name, settings, node, store, origin, loads, asks, stats, swept_for }))
     }
 
     /// Its name.
@@ -120,10 +120,32 @@ impl Group {
         &self.0.name
     }
 
-    /// Its settings.
+    /// Its present settings.
     #[must_use]
-    pub fn config(&self) -> &GroupConfig {
-        &self.0.config
+    pub fn config(&self) -> Arc<GroupConfig> {
+        self.0.settings.to_arc()
+    }
+
+    /// Changes its settings. What is loaded or put from here on is kept by the new ones, and what is kept already as it was when
+    /// it came.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if the settings can't be, or if they change one that stands as long as the group: `capacity_bytes`
+    /// and `policy`, which its store was made by, and `hard_timeout` and `hot_lease`, which other nodes may be waiting out. All
+    /// stay as they were then.
+    pub fn set_config(&self, config: GroupConfig) -> Result<(), Error> {
+        let Inner { settings, node, origin, .. } = &*self.0;
+        settings.change(config)?;
+        let Some(origin) = origin else { return Ok(()) };
+        loop {
+            let view = node.view();
+            origin.fit(&settings.get(), view.members().len());
+            // A view that came meanwhile may have been told of first.
+            if node.view_number() == view.number() {
+                return Ok(());
+            }
+        }
     }
 
     /// The node it is on.
@@ -271,19 +293,19 @@ impl Group {
     /// What the store's `hit` of a key comes to. `now` may be left at the clock's start for an entry without an end.
     #[inline]
     fn judge(&self, key: &[u8], hit: Hit, now: Moment) -> Option<Answer> {
-        let Inner { node, config, .. } = &*self.0;
+        let Inner { node, settings, .. } = &*self.0;
         // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
         // slot that went elsewhere answers nothing.
         if hit.meta().tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta().slot, key)) {
             return None;
         }
         if now < hit.meta().fresh_until {
-            if config.refresh_ahead > 0.0 && self.is_due(&hit, now) {
+            if settings.refreshes_ahead() && self.is_due(&hit, now) {
                 self.refresh_behind(key, &hit);
             }
             return Some(Answer::from_store(hit, now));
         }
-        if now < hit.meta().fresh_until + config.stale_while_revalidate {
+        if now < hit.meta().fresh_until + settings.get().stale_while_revalidate {
             self.refresh_behind(key, &hit);
             return Some(Answer::from_store(hit, now));
         }
@@ -316,9 +338,9 @@ impl Group {
 
     /// Waits for a flight, or is content with a stale value where the group allows it. `None`: the key went elsewhere.
     async fn settle(&self, key: &[u8], boarded: Boarded, deadline: Instant) -> Result<Option<Answer>, Error> {
-        let Inner { stats, config, .. } = &*self.0;
+        let Inner { stats, settings, .. } = &*self.0;
         let Boarded { mut waiter, collapsed } = boarded;
-        let landing = if config.soft_timeout.is_zero() {
+        let landing = if settings.get().soft_timeout.is_zero() {
             waiter.wait_until(deadline).await
         } else {
             // In a box, as every get would have to make room for it.
@@ -349,7 +371,7 @@ impl Group {
         mut waiter: Waiter<Landing>,
         deadline: Instant,
     ) -> Result<Result<Landing, WaitError>, Answer> {
-        let config = &self.0.config;
+        let config = self.config();
         let soft = waiter.wait_until(deadline.min(Instant::now() + config.soft_timeout)).await;
         if !matches!(soft, Err(WaitError::TimedOut)) {
             return Ok(soft);
@@ -389,15 +411,16 @@ impl Group {
 
     /// A value past its ttl that may be served in the place of an error or a long wait.
     fn stale_instead(&self, key: &[u8]) -> Option<Answer> {
-        let Inner { store, node, config, .. } = &*self.0;
-        if config.stale_if_error.is_zero() {
+        let Inner { store, node, settings, .. } = &*self.0;
+        let stale_if_error = settings.get().stale_if_error;
+        if stale_if_error.is_zero() {
             return None;
         }
         let now = self.now();
         let hit = store.peek(key, now)?;
         let allowed = hit.meta().tier == Tier::Main
             && node.peek_view().is_mine(hit.meta().slot, key)
-            && now < hit.meta().fresh_until + config.stale_if_error;
+            && now < hit.meta().fresh_until + stale_if_error;
         allowed.then(|| Answer::from_store(hit, now))
     }
 
@@ -416,7 +439,7 @@ impl Group {
         let left = hit.meta().fresh_until.since(now);
         let wall_ms = self.0.node.clock().wall_ms();
         let age = Duration::from_millis(wall_ms.saturating_sub(hit.meta().load_start.wall_ms()));
-        age.as_secs_f64() >= self.0.config.refresh_ahead * (age + left).as_secs_f64()
+        age.as_secs_f64() >= self.0.settings.get().refresh_ahead * (age + left).as_secs_f64()
     }
 
     fn now(&self) -> Moment {
@@ -434,7 +457,7 @@ impl Group {
         // Entries know their slot and not their hash on groupcache's ring: there, all go.
         store.drop_slots(|slot| !new.has_slots() || moved(slot, &[]));
         if let Some(origin) = origin {
-            origin.share_budget(new.members().len());
+            origin.fit(&self.config(), new.members().len());
         }
         // What was under way when the view changed is detached by now, so that nothing of the old view comes in any more.
         self.0.swept_for.store(new.number(), Ordering::Release);

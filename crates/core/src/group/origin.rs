@@ -15,10 +15,6 @@ use crate::{
 pub(super) struct Origin {
     loader: Arc<dyn Loader>,
     limit: Limit,
-    concurrency: usize,
-    budget: usize,
-    hard_timeout: Duration,
-    value_len_max: usize,
 }
 
 /// What a load brought.
@@ -30,15 +26,8 @@ pub(super) struct Brought {
 }
 
 impl Origin {
-    pub(super) fn new(loader: Arc<dyn Loader>, config: &GroupConfig) -> Self {
-        Self {
-            loader,
-            limit: Limit::new(config.origin_concurrency),
-            concurrency: config.origin_concurrency,
-            budget: config.origin_budget,
-            hard_timeout: config.hard_timeout,
-            value_len_max: config.value_len_max,
-        }
+    pub(super) fn new(loader: Arc<dyn Loader>, config: &GroupConfig, member_count: usize) -> Self {
+        Self { loader, limit: Limit::new(in_flight_max(config, member_count)) }
     }
 
     pub(super) fn batch_len_max(&self) -> usize {
@@ -49,39 +38,38 @@ impl Origin {
         self.limit.in_flight()
     }
 
-    /// Takes this node's share of the cluster's budget.
-    pub(super) fn share_budget(&self, member_count: usize) {
-        if self.budget > 0 {
-            let share = (self.budget / member_count.max(1)).max(1);
-            self.limit.resize(share.min(self.concurrency));
-        }
+    /// Takes what the settings allow a node of so many.
+    pub(super) fn fit(&self, config: &GroupConfig, member_count: usize) {
+        self.limit.resize(in_flight_max(config, member_count));
     }
 
     pub(super) async fn load(
         &self,
         key: Key,
         previous: Option<Value>,
+        config: &GroupConfig,
         clock: &dyn Clock,
         stats: &OriginStats,
     ) -> Result<Brought, Error> {
-        let call = |deadline| self.loader.load(self.request(key, previous.clone(), deadline));
-        self.fit(self.call(call, clock, stats).await?, previous)
+        let call = |deadline| self.loader.load(request(key, previous.clone(), config, deadline));
+        checked(self.call(call, config, clock, stats).await?, previous, config)
     }
 
     /// Loads several keys in one request; answers each in its place.
     pub(super) async fn load_many(
         &self,
         keys: &[Key],
+        config: &GroupConfig,
         clock: &dyn Clock,
         stats: &OriginStats,
     ) -> Vec<Result<Brought, Error>> {
         let call = |deadline| {
-            let requests = keys.iter().map(|key| self.request(key.clone(), None, deadline)).collect();
+            let requests = keys.iter().map(|key| request(key.clone(), None, config, deadline)).collect();
             self.loader.load_many(requests)
         };
-        let error = match self.call(call, clock, stats).await {
+        let error = match self.call(call, config, clock, stats).await {
             Ok(answers) if answers.len() == keys.len() => {
-                let fitted = answers.into_iter().map(|answer| self.fit(answer.map_err(into_error)?, None));
+                let fitted = answers.into_iter().map(|answer| checked(answer.map_err(into_error)?, None, config));
                 return fitted.collect();
             }
             Ok(answers) => {
@@ -92,27 +80,25 @@ impl Origin {
         keys.iter().map(|_| Err(error.clone())).collect()
     }
 
-    fn request(&self, key: Key, previous: Option<Value>, deadline: Instant) -> LoadRequest {
-        LoadRequest { key, previous, value_len_max: self.value_len_max, deadline }
-    }
-
     async fn call<T, F>(
         &self,
         call: impl FnOnce(Instant) -> F,
+        config: &GroupConfig,
         clock: &dyn Clock,
         stats: &OriginStats,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, LoadError>>,
     {
-        let Ok(_permit) = tokio::time::timeout(self.hard_timeout, self.limit.acquire()).await else {
+        let hard_timeout = config.hard_timeout;
+        let Ok(_permit) = tokio::time::timeout(hard_timeout, self.limit.acquire()).await else {
             let message = "the origin is busy with other keys: raise origin_concurrency or ask for less at once";
             return Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1)));
         };
         let start = clock.now();
         // A loader may panic before its first await, too.
-        let loading = AssertUnwindSafe(async { call(Instant::now() + self.hard_timeout).await }).catch_unwind();
-        let (result, label) = match tokio::time::timeout(self.hard_timeout, loading).await {
+        let loading = AssertUnwindSafe(async { call(Instant::now() + hard_timeout).await }).catch_unwind();
+        let (result, label) = match tokio::time::timeout(hard_timeout, loading).await {
             Ok(Ok(Ok(loaded))) => (Ok(loaded), RequestResult::Ok),
             Ok(Ok(Err(error))) => (Err(into_error(error)), RequestResult::Error),
             Ok(Err(_panic)) => {
@@ -124,26 +110,39 @@ impl Origin {
         stats.results.of(label).add(1);
         result
     }
+}
 
-    /// What a loader's answer comes to: no value that is too long, and the `previous` one where nothing changed.
-    fn fit(&self, loaded: Loaded, previous: Option<Value>) -> Result<Brought, Error> {
-        let value = match loaded.found {
-            Found::Value(value) if value.len() > self.value_len_max => {
-                let (len, max) = (value.len(), self.value_len_max);
-                return Err(Error::new(
-                    ErrorKind::TooLarge,
-                    format!("the value at the origin has {len} bytes: max_value is {max}"),
-                ));
-            }
-            Found::Value(value) => Some(value),
-            Found::Nothing => None,
-            Found::Unchanged if previous.is_some() => previous,
-            Found::Unchanged => {
-                return Err(Error::origin("the origin says that nothing changed, but was not told of a value"));
-            }
-        };
-        Ok(Brought { value, ttl: loaded.ttl })
+/// How many requests a node of so many may have under way: its share of the cluster's budget, if there is one.
+fn in_flight_max(config: &GroupConfig, member_count: usize) -> usize {
+    match config.origin_budget {
+        0 => config.origin_concurrency,
+        budget => (budget / member_count.max(1)).clamp(1, config.origin_concurrency),
     }
+}
+
+fn request(key: Key, previous: Option<Value>, config: &GroupConfig, deadline: Instant) -> LoadRequest {
+    LoadRequest { key, previous, value_len_max: config.value_len_max, deadline }
+}
+
+/// What a loader's answer comes to: no value that is too long, and the `previous` one where nothing changed.
+fn checked(loaded: Loaded, previous: Option<Value>, config: &GroupConfig) -> Result<Brought, Error> {
+    let max = config.value_len_max;
+    let value = match loaded.found {
+        Found::Value(value) if value.len() > max => {
+            let len = value.len();
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("the value at the origin has {len} bytes: max_value is {max}"),
+            ));
+        }
+        Found::Value(value) => Some(value),
+        Found::Nothing => None,
+        Found::Unchanged if previous.is_some() => previous,
+        Found::Unchanged => {
+            return Err(Error::origin("the origin says that nothing changed, but was not told of a value"));
+        }
+    };
+    Ok(Brought { value, ttl: loaded.ttl })
 }
 
 fn into_error(error: LoadError) -> Error {

@@ -97,7 +97,7 @@ impl Group {
                 "the group has an origin and takes no writes: change the origin, or delete the key to drop its copies";
             return Err(Error::new(ErrorKind::ReadOnly, message));
         }
-        let (len, max) = (value.len(), self.0.config.value_len_max);
+        let (len, max) = (value.len(), self.0.settings.get().value_len_max);
         if len > max {
             return Err(Error::new(ErrorKind::TooLarge, format!("the value has {len} bytes: max_value is {max}")));
         }
@@ -137,7 +137,7 @@ impl Group {
         version: Version,
     ) -> Result<(), Error> {
         let now = self.now();
-        let fresh_until = ttl.or(self.0.config.ttl).map_or(Moment::NEVER, |ttl| now + ttl);
+        let fresh_until = ttl.or(self.0.settings.get().ttl).map_or(Moment::NEVER, |ttl| now + ttl);
         let keep_until = fresh_until;
         let meta = Meta { slot, tier: Tier::Main, version, load_start: version.reading(), fresh_until, keep_until };
         let inserted = self.0.store.insert_if(key.as_bytes(), Some(value), meta, now, |held| {

@@ -5,6 +5,7 @@
 mod failures;
 mod one_load;
 mod reads;
+mod settings;
 mod views;
 mod writes;
 

@@ -8,6 +8,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    task::spawn_blocking,
 };
 
 use super::Failure;
@@ -16,6 +17,7 @@ use crate::{
     cli::ServeArgs,
     config::Config,
     logging,
+    reload::{Reload, Reloaded},
 };
 
 /// Runs a node.
@@ -24,7 +26,7 @@ use crate::{
 ///
 /// If its configuration has mistakes, or it can't start.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let config = args.load().map_err(|mistakes| Failure::mistaken(args.config.as_deref(), &mistakes))?;
+    let config = read(args)?;
     logging::start(&args.log.level, args.log.format)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if config.node.workers > 0 {
@@ -32,15 +34,22 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("threads can't be started: {error}")))?;
-    runtime.block_on(serve(&config))
+    runtime.block_on(serve(&config, args.clone()))
 }
 
-async fn serve(config: &Config) -> Result<(), Failure> {
-    let signals = Signals::listen().map_err(|error| Failure::failed(format!("signals can't be heard: {error}")))?;
-    let daemon = assemble(config, Listeners::bind(config).await?).await?;
+fn read(args: &ServeArgs) -> Result<Config, Failure> {
+    args.load().map_err(|mistakes| Failure::mistaken(args.config.as_deref(), &mistakes))
+}
+
+async fn serve(config: &Config, args: ServeArgs) -> Result<(), Failure> {
+    let unheard = |error: io::Error| Failure::failed(format!("signals can't be heard: {error}"));
+    let signals = Signals::listen().map_err(unheard)?;
+    let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
+    let daemon = assemble(config, Listeners::bind(config).await?, move || read(&args)).await?;
     announce(daemon.node().core().name(), daemon.addresses());
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(signals.attend(stop));
+    tokio::spawn(reload_at(hangup, daemon.reload()));
     let cut_off = daemon
         .run(async {
             // The sender is only dropped with the runtime.
@@ -68,6 +77,20 @@ fn announce(name: &str, Addresses { clients, peers, gossip, admin }: Addresses) 
     let _ = io::stdout().write_all(text.as_bytes());
     let _ = io::stdout().flush();
     tracing::info!(node = name, %clients, %admin, "serving");
+}
+
+/// Takes the configuration up anew at each signal. What signals can't be told is in the log.
+async fn reload_at(mut hangup: Signal, reload: Reload) {
+    while hangup.recv().await.is_some() {
+        let reload = reload.clone();
+        match spawn_blocking(move || reload.reload()).await {
+            Ok(Ok(Reloaded { changed, needs_restart })) => {
+                tracing::info!(?changed, ?needs_restart, "the configuration was read anew");
+            }
+            Ok(Err(failure)) => tracing::error!(%failure, "the configuration has mistakes; nothing was changed"),
+            Err(error) => tracing::error!(%error, "the configuration can't be read anew"),
+        }
+    }
 }
 
 /// What asks a process to stop.

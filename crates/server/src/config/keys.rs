@@ -9,6 +9,7 @@ use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::Dns
 use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
 
 use super::{
+    difference::Differences,
     kind::{Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole, Word::Works},
     origin::{FilePath, OriginConfig, OriginTable, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
@@ -125,7 +126,7 @@ section! {
         ]), Default("none");
         /// Every member, this node too: its own entry is the one with its name. The address is the other's `peer`, or its
         /// `listen` where `transport` is `"http"`; with `ring = "groupcache"` it is the URL exactly as the Go peers write it.
-        members: Vec<MemberConfig> = List { of: MemberEntry, len_max: MEMBERS_MAX }, Default("[]");
+        members: Vec<MemberConfig> = List { of: MemberEntry, len_max: MEMBERS_MAX }, Default("[]"), live;
         /// The name to look members up under: `HOST:PORT`, whose addresses (A, or AAAA where there is no A) are the members, at that port; or
         /// the name of SRV records, such as `_larder._tcp.example.com`. A member's name is its address.
         dns_name: Option<DnsName> = DnsNameText, Absent("needed with `discovery = \"dns\"`");
@@ -191,31 +192,31 @@ section! {
         /// What is evicted first when the group is full.
         policy: Policy = Choice(&[Works("s3-fifo", Policy::S3Fifo), Works("lru", Policy::Lru)]), Default("s3-fifo");
         /// How long a value is fresh, counted from when its load began.
-        ttl: Option<Duration> = from_1ms_to(YEAR), Absent("until it is evicted or invalidated");
+        ttl: Option<Duration> = from_1ms_to(YEAR), Absent("until it is evicted or invalidated"), live;
         /// By how much of itself the ttl of each value is shortened at random, so that values loaded together don't expire together.
-        ttl_jitter: f64 = Fraction { max: 1.0 }, Default("0.1");
+        ttl_jitter: f64 = Fraction { max: 1.0 }, Default("0.1"), live;
         /// How long "not found" is remembered; `"0s"` is not at all.
-        negative_ttl: Duration = up_to(YEAR), Default("5s");
+        negative_ttl: Duration = up_to(YEAR), Default("5s"), live;
         /// How long after its ttl a value is still served while it is loaded again (RFC 5861).
-        stale_while_revalidate: Duration = up_to(YEAR), Default("0s");
+        stale_while_revalidate: Duration = up_to(YEAR), Default("0s"), live;
         /// How long after its ttl a value is still served when the origin fails (RFC 5861).
-        stale_if_error: Duration = up_to(YEAR), Default("0s");
+        stale_if_error: Duration = up_to(YEAR), Default("0s"), live;
         /// After which share of its ttl a value in use is loaded again in the background; 0.8 is after 80%, 0.0 is never.
-        refresh_ahead: f64 = Fraction { max: 0.99 }, Default("0.0");
+        refresh_ahead: f64 = Fraction { max: 0.99 }, Default("0.0"), live;
         /// A stale copy is served if the origin has not answered by then; `"0s"` is never. Shorter than `hard_timeout`.
-        soft_timeout: Duration = up_to(HOUR), Default("0s");
+        soft_timeout: Duration = up_to(HOUR), Default("0s"), live;
         /// How long the origin may take.
         hard_timeout: Duration = from_1ms_to(HOUR), Default("10s");
         /// How long another node may keep a copy of a hot key; `"0s"` is never.
         hot_lease: Duration = up_to(HOT_LEASE_MAX), Default("1s");
         /// `Cache-Control: max-age` for HTTP clients; `"0s"` is `no-cache`.
-        downstream_max_age: Duration = up_to(YEAR), Default("0s");
+        downstream_max_age: Duration = up_to(YEAR), Default("0s"), live;
         /// The longest value.
-        max_value: usize = Size { min: 1_usize, max: 1 << 30 }, Default("8MiB");
+        max_value: usize = Size { min: 1_usize, max: 1 << 30 }, Default("8MiB"), live;
         /// How many loads may be under way at once, on each node.
-        origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64");
+        origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64"), live;
         /// The same for the whole cluster, divided among its nodes; 0 is no such limit.
-        origin_budget: usize = Whole { min: 0_usize, max: 1_000_000 }, Default("0");
+        origin_budget: usize = Whole { min: 0_usize, max: 1_000_000 }, Default("0"), live;
         /// Where values come from.
         origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    difference::Differences,
     document::{Entry, Value},
     indirect,
     mistake::{Mistakes, nearest},
@@ -39,16 +40,22 @@ pub(super) struct SubTable {
 /// What a key may hold.
 pub(super) trait Kind: Describe {
     /// What it is read into.
-    type Output;
+    type Output: PartialEq + Clone;
 
     /// Reads it, or names the mistakes.
     fn read(&self, path: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Self::Output>;
+
+    /// Notes where `new` differs from `old`, as a whole unless it has keys of its own, and takes over what may change while the
+    /// node runs.
+    fn take_live(&self, old: &mut Self::Output, new: &Self::Output, found: &mut Differences<'_>) {
+        found.take_live(old, new);
+    }
 }
 
 /// A kind that is one value: it may stand elsewhere (`env:`, `file:`).
 pub(super) trait Scalar: Describe {
     /// What it is read into.
-    type Value;
+    type Value: PartialEq + Clone;
 
     /// Takes a value of TOML's own types.
     fn take(&self, value: &Value) -> Result<Self::Value, Refusal>;
@@ -135,7 +142,7 @@ impl<T: fmt::Display> Describe for Whole<T> {
     }
 }
 
-impl<T: TryFrom<i64> + PartialOrd + fmt::Display> Scalar for Whole<T> {
+impl<T: Clone + TryFrom<i64> + PartialOrd + fmt::Display> Scalar for Whole<T> {
     type Value = T;
 
     fn take(&self, value: &Value) -> Result<T, Refusal> {
@@ -292,7 +299,7 @@ impl<T> Describe for Choice<T> {
     }
 }
 
-impl<T: Copy> Scalar for Choice<T> {
+impl<T: Copy + PartialEq> Scalar for Choice<T> {
     type Value = T;
 
     fn take(&self, value: &Value) -> Result<T, Refusal> {
@@ -403,6 +410,10 @@ impl<S: Section> Kind for Nested<S> {
         };
         Reader::section(path, entry.place, table, mistakes)
     }
+
+    fn take_live(&self, old: &mut S, new: &S, found: &mut Differences<'_>) {
+        old.take_live(new, found);
+    }
 }
 
 /// A table whose keys are names that the user gives, each with a value of one kind.
@@ -447,5 +458,18 @@ impl<K: Kind> Kind for Named<K> {
             read.extend(self.of.read(&path, entry, mistakes).map(|value| (name.clone(), value)));
         }
         Some(read)
+    }
+
+    fn take_live(&self, old: &mut Self::Output, new: &Self::Output, found: &mut Differences<'_>) {
+        for (name, old) in old.iter_mut() {
+            let mut found = found.at(name, false);
+            match new.get(name) {
+                Some(new) => self.of.take_live(old, new, &mut found),
+                None => found.note(),
+            }
+        }
+        for name in new.keys().filter(|name| !old.contains_key(*name)) {
+            found.at(name, false).note();
+        }
     }
 }

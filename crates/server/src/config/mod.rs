@@ -6,6 +6,7 @@
 
 use std::{fs, io::Read, path::Path};
 
+mod difference;
 mod document;
 mod indirect;
 mod keys;
@@ -18,10 +19,12 @@ mod rules;
 mod section;
 mod shapes;
 
+use difference::Differences;
 use document::{Document, Entry, Lines, Value};
 use origin::DEFAULT_GROUP;
-use section::Reader;
+use section::{Reader, Section};
 
+pub use difference::Difference;
 pub use document::Override;
 pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport};
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
@@ -85,6 +88,27 @@ impl Config {
         }
         mistakes.sort();
         config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+    }
+
+    /// Takes over what `new` has other values for and may change while the node runs. Names all keys that differ.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_server::config::Config;
+    ///
+    /// let mut config = Config::parse("[groups.users]\nttl = '5m'", &[])?;
+    /// let new = Config::parse("[groups.users]\nttl = '1h'\n[node]\nname = 'a'", &[])?;
+    /// let differences = config.take_live(&new).into_iter().map(|difference| (difference.key, difference.live));
+    /// assert!(differences.eq([("node.name".to_owned(), false), ("groups.users.ttl".to_owned(), true)]));
+    /// assert_eq!(config.groups, new.groups);
+    /// assert_eq!(config.node.name, None);
+    /// # Ok::<(), larder_server::config::Mistakes>(())
+    /// ```
+    pub fn take_live(&mut self, new: &Self) -> Vec<Difference> {
+        let mut found = Vec::new();
+        Section::take_live(self, new, &mut Differences::new(&mut found));
+        found
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
+    difference::Differences,
     document::{Entry, Override, Value},
     kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Word},
     mistake::Mistakes,
@@ -30,7 +31,7 @@ pub enum OriginConfig {
 }
 
 /// The kinds of origin; what a kind's table holds is in [`OriginTable::read`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum OriginKind {
     None,
     Http,

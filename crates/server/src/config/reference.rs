@@ -82,11 +82,14 @@ impl Table {
         }
         *text += &format!("{}\n", sentence(about));
         let working = keys.iter().filter_map(|key| match &key.status {
-            Status::Works { kind, shown } if kind.tables().is_empty() => Some((key, kind.expected(), shown)),
+            Status::Works { kind, shown, live } if kind.tables().is_empty() => {
+                let meaning = sentence(key.meaning) + if *live { " *Live.*" } else { "" };
+                Some((key.name, shown.cell(), meaning, kind.expected()))
+            }
             _ => None,
         });
-        let mut rows = working.map(|(key, expected, shown)| {
-            format!("| `{}` | {} | {} | {} |\n", key.name, shown.cell(), cell(&sentence(key.meaning)), cell(&expected))
+        let mut rows = working.map(|(name, shown, meaning, expected)| {
+            format!("| `{name}` | {shown} | {} | {} |\n", cell(&meaning), cell(&expected))
         });
         if let Some(first) = rows.next() {
             *text += "\n| key | default | meaning | expected |\n|---|---|---|---|\n";

@@ -4,6 +4,7 @@
 //! named, the defaults and the reference in `docs/configuration.md`. What a key may hold is a [`Kind`](super::kind::Kind).
 
 use super::{
+    difference::Differences,
     document::{Entry, Table, Value},
     kind::{Describe, Kind},
     mistake::{Mistakes, Place, nearest},
@@ -23,12 +24,11 @@ pub(super) enum Status {
     Works {
         kind: &'static dyn Describe,
         shown: Shown,
+        /// Whether it may change while the node runs.
+        live: bool,
     },
     /// Refused, unless it is set to its `off` value; `others` are the values to come, if they are few.
-    Later {
-        off: Option<&'static str>,
-        others: &'static [&'static str],
-    },
+    Later { off: Option<&'static str>, others: &'static [&'static str] },
 }
 
 /// What holds when a key is absent, as the reference shows it.
@@ -46,6 +46,9 @@ pub(super) trait Presence<K: Kind> {
 
     /// The field, or nothing if there is none for want of a required key.
     fn take(&self, kind: &K, name: &str, reader: &mut Reader<'_>) -> Option<Self::Field>;
+
+    /// Notes where `new` differs from `old`, and takes over what may change while the node runs.
+    fn take_live(&self, kind: &K, old: &mut Self::Field, new: &Self::Field, found: &mut Differences<'_>);
 }
 
 /// If absent, this text, as `--set` would take it.
@@ -69,6 +72,10 @@ impl<K: Kind> Presence<K> for Default {
             kind.read(&reader.path_of(name), &Entry { place: Place::Unwritten, value }, reader.mistakes)
         })
     }
+
+    fn take_live(&self, kind: &K, old: &mut K::Output, new: &K::Output, found: &mut Differences<'_>) {
+        kind.take_live(old, new, found);
+    }
 }
 
 /// May be absent, which means what the text says.
@@ -85,6 +92,10 @@ impl<K: Kind> Presence<K> for Absent {
 
     fn take(&self, kind: &K, name: &str, reader: &mut Reader<'_>) -> Option<Self::Field> {
         Some(reader.read(kind, name))
+    }
+
+    fn take_live(&self, _kind: &K, old: &mut Self::Field, new: &Self::Field, found: &mut Differences<'_>) {
+        found.take_live(old, new);
     }
 }
 
@@ -107,10 +118,14 @@ impl<K: Kind> Presence<K> for Required {
         }
         reader.read(kind, name)
     }
+
+    fn take_live(&self, kind: &K, old: &mut K::Output, new: &K::Output, found: &mut Differences<'_>) {
+        kind.take_live(old, new, found);
+    }
 }
 
 /// A table of keys, as a struct.
-pub(super) trait Section: Sized {
+pub(super) trait Section: Clone + PartialEq {
     /// Its keys: first those that work, in the order of the fields, then those of later work.
     const KEYS: &'static [Key];
     /// The lines of its comment.
@@ -118,6 +133,9 @@ pub(super) trait Section: Sized {
 
     /// Reads each key. Nothing only if a required one can't be had.
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
+
+    /// Notes where `new` differs, and takes over what may change while the node runs.
+    fn take_live(&mut self, new: &Self, found: &mut Differences<'_>);
 }
 
 /// A table that is being read into a [`Section`].
@@ -205,12 +223,13 @@ fn later(value: &Value, off: Option<&str>, others: &[&str]) -> Option<String> {
     }
 }
 
-/// Defines a [`Section`]: `/// meaning`, `key: Type = kind, presence;` for each key that works, then those of later work.
+/// Defines a [`Section`]: `/// meaning`, `key: Type = kind, presence;` for each key that works, with `, live` behind it if it may
+/// change while the node runs; then those of later work.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         pub struct $section:ident {
-            $($(#[doc = $meaning:literal])+ $key:ident: $type:ty = $kind:expr, $presence:expr;)*
+            $($(#[doc = $meaning:literal])+ $key:ident: $type:ty = $kind:expr, $presence:expr $(, $live:ident)?;)*
         }
         later {
             $($(#[doc = $later_meaning:literal])+ $later:ident $(: $off:literal, $others:expr)?;)*
@@ -227,7 +246,7 @@ macro_rules! section {
                 $(Key {
                     name: stringify!($key),
                     meaning: &[$($meaning),+],
-                    status: Status::Works { kind: &$kind, shown: $presence.shown() },
+                    status: Status::Works { kind: &$kind, shown: $presence.shown(), live: section!(@live $($live)?) },
                 },)*
                 $(Key {
                     name: stringify!($later),
@@ -242,8 +261,14 @@ macro_rules! section {
                 $(let $key = $presence.take(&$kind, stringify!($key), reader);)*
                 Some(Self { $($key: $key?,)* })
             }
+
+            fn take_live(&mut self, new: &Self, found: &mut Differences<'_>) {
+                $($presence.take_live(&$kind, &mut self.$key, &new.$key, &mut found.at(stringify!($key), section!(@live $($live)?)));)*
+            }
         }
     };
+    (@live) => { false };
+    (@live live) => { true };
     (@later) => { Status::Later { off: None, others: &[] } };
     (@later $off:literal, $others:expr) => { Status::Later { off: Some($off), others: &$others } };
 }

@@ -1,45 +1,75 @@
-//! The API for operators: health, readiness, metrics.
+//! The API for operators: health, readiness, metrics, and what they have done.
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use larder_core::ErrorKind;
+use serde_json::json;
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     Request, Response,
-    api::Inner,
+    api::{Inner, json},
     listener::Handler,
     metrics,
-    problem::Problem,
+    problem::{Problem, ProblemKind},
     route::{self, AdminRoute},
 };
+use crate::reload::Reload;
+
+/// What operators can have done.
+pub struct Operations {
+    /// Set, it has the node leave.
+    pub draining: watch::Sender<bool>,
+    /// Takes up a configuration that has changed.
+    pub reload: Reload,
+}
 
 /// Answers operators' requests.
 #[derive(Clone)]
-pub struct Admin(pub(super) Arc<Inner>);
+pub struct Admin {
+    pub(super) api: Arc<Inner>,
+    pub(super) operations: Arc<Operations>,
+}
 
 impl Handler for Admin {
     async fn answer(&self, request: Request) -> Response {
-        let answer = route::admin(request.method(), request.uri().path()).and_then(|route| self.tell(route));
+        let answer = match route::admin(request.method(), request.uri().path()) {
+            Ok(route) => self.carry_out(route).await,
+            Err(problem) => Err(problem),
+        };
         answer.unwrap_or_else(Response::from)
     }
 }
 
 impl Admin {
-    fn tell(&self, route: AdminRoute) -> Result<Response, Problem> {
-        let Inner { metrics, .. } = &*self.0;
+    async fn carry_out(&self, route: AdminRoute) -> Result<Response, Problem> {
         match route {
             AdminRoute::Health => Ok(text("ok\n".into(), "text/plain; charset=utf-8")),
             AdminRoute::Ready => {
-                self.0.check_ready()?;
+                self.api.check_ready()?;
                 Ok(text("ready\n".into(), "text/plain; charset=utf-8"))
             }
-            AdminRoute::Metrics => match metrics.text() {
+            AdminRoute::Metrics => match self.api.metrics.text() {
                 Ok(metrics) => Ok(text(metrics, metrics::MEDIA_TYPE)),
                 Err(error) => {
                     Err(Problem::new(ErrorKind::Overloaded, format!("The metrics can't be written: {error}.")))
                 }
             },
+            AdminRoute::Drain => {
+                self.operations.draining.send_replace(true);
+                let mut response = Response::default();
+                *response.status_mut() = StatusCode::ACCEPTED;
+                Ok(response)
+            }
+            AdminRoute::Reload => {
+                let reload = self.operations.reload.clone();
+                let reloaded = spawn_blocking(move || reload.reload()).await;
+                let failed = |detail: String| Problem::new(ProblemKind::BadConfiguration, detail);
+                let reloaded = reloaded.map_err(|error| failed(error.to_string()))?;
+                let reloaded = reloaded.map_err(|failure| failed(failure.to_string()))?;
+                Ok(json(&json!(reloaded)))
+            }
         }
     }
 }

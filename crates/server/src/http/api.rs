@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use larder::peer::http::{groupcache, headers};
 use larder_core::{
-    ErrorKind, Group, Key, Node, PeerService, Value, Version,
+    ErrorKind, Group, GroupConfig, Key, Node, PeerService, Value, Version,
     peer::{Condition, PeerWrite, WriteOp},
     stats::{GetOutcome, Protocol},
 };
@@ -19,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Request, Response, about,
-    admin::Admin,
+    admin::{Admin, Operations},
     body::{Body, Uploads},
     conditions, found,
     get_many::{self, Wanted},
@@ -70,7 +71,7 @@ pub(super) struct Inner {
 /// A group as it is served.
 pub(super) struct Served {
     pub(super) group: Group,
-    cache_control: HeaderValue,
+    cache_control: ArcSwap<HeaderValue>,
 }
 
 impl Api {
@@ -80,7 +81,7 @@ impl Api {
         let ApiConfig { node, max_ages, draining } = config;
         let served = node.groups().into_iter().map(|group| {
             let max_age = max_ages.get(&**group.name()).copied().unwrap_or_default();
-            let cache_control = found::cache_control(max_age);
+            let cache_control = ArcSwap::from_pointee(found::cache_control(max_age));
             Arc::new(Served { group, cache_control })
         });
         let served: Arc<[Arc<Served>]> = served.collect();
@@ -104,8 +105,20 @@ impl Api {
 
     /// What answers operators.
     #[must_use]
-    pub fn admin(&self) -> Admin {
-        Admin(self.0.clone())
+    pub fn admin(&self, operations: Operations) -> Admin {
+        Admin { api: self.0.clone(), operations: Arc::new(operations) }
+    }
+
+    /// Changes the settings of a group, and its `Cache-Control: max-age` for clients; one that isn't served has none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Group::set_config`].
+    pub fn set_group(&self, name: &str, config: GroupConfig, max_age: Duration) -> Result<(), larder_core::Error> {
+        let Some(served) = self.0.groups.get(name) else { return Ok(()) };
+        served.group.set_config(config)?;
+        served.cache_control.store(Arc::new(found::cache_control(max_age)));
+        Ok(())
     }
 }
 
@@ -181,7 +194,7 @@ impl Clients {
         let start = Instant::now();
         let answer = served.group.get(&key, timeout).await;
         served.group.stats().get_durations.of(GetOutcome::of(&answer)).observe(start.elapsed());
-        Ok(found::response(answer?, request, &served.cache_control, self.0.node.clock()))
+        Ok(found::response(answer?, request, &served.cache_control.load(), self.0.node.clock()))
     }
 
     async fn get_many(&self, group: &str, request: &HeaderMap, body: Incoming) -> Result<Response, Problem> {
@@ -302,7 +315,7 @@ fn written(version: Option<Version>) -> Response {
     response
 }
 
-fn json(value: &serde_json::Value) -> Response {
+pub(super) fn json(value: &serde_json::Value) -> Response {
     json_bytes(value.to_string().into_bytes())
 }
 

@@ -22,7 +22,7 @@ mod problem;
 mod reference;
 mod route;
 
-pub use admin::Admin;
+pub use admin::{Admin, Operations};
 pub use api::{Api, ApiConfig, Clients};
 pub use body::Body;
 pub use listener::{Accept, Handler, HttpLimits, serve};

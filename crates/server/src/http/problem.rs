@@ -29,11 +29,13 @@ pub enum ProblemKind {
     UnknownPath,
     /// The path doesn't take the method.
     MethodNotAllowed,
+    /// The configuration that was read anew has mistakes.
+    BadConfiguration,
 }
 
 impl ProblemKind {
     /// The kinds that no [`ErrorKind`] is behind.
-    pub const OF_HTTP: [Self; 3] = [Self::NotFound, Self::UnknownPath, Self::MethodNotAllowed];
+    pub const OF_HTTP: [Self; 4] = [Self::NotFound, Self::UnknownPath, Self::MethodNotAllowed, Self::BadConfiguration];
 
     /// The problem's `type`.
     #[must_use]
@@ -43,6 +45,7 @@ impl ProblemKind {
             Self::NotFound => "not-found",
             Self::UnknownPath => "unknown-path",
             Self::MethodNotAllowed => "method-not-allowed",
+            Self::BadConfiguration => "bad-configuration",
         }
     }
 
@@ -54,6 +57,9 @@ impl ProblemKind {
             Self::NotFound => (StatusCode::NOT_FOUND, "There is no such key."),
             Self::UnknownPath => (StatusCode::NOT_FOUND, "There is nothing at this path."),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The path does not take this method."),
+            Self::BadConfiguration => {
+                (StatusCode::BAD_REQUEST, "The configuration has mistakes, and nothing was changed.")
+            }
             Self::Error(kind) => match kind {
                 E::Invalid => (StatusCode::BAD_REQUEST, "The key, the group, a header or the body is malformed."),
                 E::UnknownGroup => (StatusCode::NOT_FOUND, "There is no such group."),

@@ -56,8 +56,20 @@ const READY: Row = Row {
 };
 const METRICS: Row = Row { path: "/metrics", methods: READ, about: "The metrics below, in OpenMetrics' text format." };
 
+const DRAIN: Row = Row {
+    path: "/v1/drain",
+    methods: "POST",
+    about: "Has the node leave, as SIGTERM does: answers 202 at once; when all is done, the process ends.",
+};
+const RELOAD: Row = Row {
+    path: "/v1/reload",
+    methods: "POST",
+    about: "Reads the configuration anew, as SIGHUP does, and takes up what can change while the node runs. Answers \
+            `{\"changed\":[…],\"needs_restart\":[…]}`, each a list of keys; or 400 and every mistake, and nothing has changed.",
+};
+
 /// The paths for operators.
-pub(super) const ADMIN_ROWS: [&Row; 3] = [&HEALTH, &READY, &METRICS];
+pub(super) const ADMIN_ROWS: [&Row; 5] = [&HEALTH, &READY, &METRICS, &DRAIN, &RELOAD];
 
 /// A group and a key as they stand in a path, still encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +98,8 @@ pub(super) enum AdminRoute {
     Health,
     Ready,
     Metrics,
+    Drain,
+    Reload,
 }
 
 /// What `method` of `uri` asks for.
@@ -118,13 +132,14 @@ pub(super) fn client<'a>(method: &Method, uri: &'a Uri) -> Result<ClientRoute<'a
 
 /// What `method` of `path` asks for.
 pub(super) fn admin(method: &Method, path: &str) -> Result<AdminRoute, Problem> {
-    let (row, route) = match path {
-        "/healthz" => (&HEALTH, AdminRoute::Health),
-        "/readyz" => (&READY, AdminRoute::Ready),
-        "/metrics" => (&METRICS, AdminRoute::Metrics),
-        _ => return Err(unknown_path()),
-    };
-    read(method, row).map(|()| route)
+    match path {
+        "/healthz" => read(method, &HEALTH).map(|()| AdminRoute::Health),
+        "/readyz" => read(method, &READY).map(|()| AdminRoute::Ready),
+        "/metrics" => read(method, &METRICS).map(|()| AdminRoute::Metrics),
+        "/v1/drain" => post(method, &DRAIN).map(|()| AdminRoute::Drain),
+        "/v1/reload" => post(method, &RELOAD).map(|()| AdminRoute::Reload),
+        _ => Err(unknown_path()),
+    }
 }
 
 fn key_route<'a>(method: &Method, place: Place<'a>) -> Result<ClientRoute<'a>, Problem> {
@@ -250,8 +265,11 @@ mod tests {
             }
         }
         for row in ADMIN_ROWS {
-            assert!(admin(&Method::HEAD, row.path).is_ok());
-            assert_eq!(admin(&Method::POST, row.path).unwrap_err().kind(), ProblemKind::MethodNotAllowed);
+            for method in all.map(|name| Method::from_bytes(name.as_bytes()).unwrap()) {
+                let allowed = row.methods.split(", ").any(|name| name == method.as_str());
+                let refused = admin(&method, row.path).err().map(|problem| problem.kind());
+                assert_eq!(refused, (!allowed).then_some(ProblemKind::MethodNotAllowed), "{method} {}", row.path);
+            }
         }
     }
 }

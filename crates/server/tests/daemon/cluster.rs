@@ -62,7 +62,7 @@ pub(crate) use over_each_transport;
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Daemon>,
     configs: Vec<String>,
-    _ports: Vec<Port>,
+    ports: Vec<Port>,
 }
 
 impl Cluster {
@@ -75,32 +75,33 @@ impl Cluster {
     /// A node for each list, which names the members that it knows, in their order.
     pub(crate) async fn with_lists(over: Over, lists: &[&str], groups: &str) -> Self {
         let ports: Vec<Port> = lists.iter().map(|_| Port::take()).collect();
-        let members = |list: &str| {
-            let members = list.bytes().map(|letter| {
-                let address = ports[usize::from(letter - b'a')].address();
-                format!("{:?}", format!("{}={address}", char::from(letter)))
-            });
-            members.collect::<Vec<_>>().join(", ")
-        };
         let config = |(index, list): (usize, &&str)| {
-            let (name, address, members) = (name(index), ports[index].address(), members(list));
+            let (name, address, members) = (name(index), ports[index].address(), members(&ports, list));
             let listeners = match over {
                 Over::Grpc => format!("listen = \"127.0.0.1:0\"\npeer = \"{address}\""),
                 Over::Http => format!("listen = \"{address}\"\npeer = \"127.0.0.1:0\"\ntransport = \"http\""),
             };
             format!(
                 "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{listeners}\n\
-                 [cluster]\ndiscovery = \"static\"\nmembers = [{members}]\n{groups}"
+                 [cluster]\ndiscovery = \"static\"\n{members}\n{groups}"
             )
         };
         let configs: Vec<String> = lists.iter().enumerate().map(config).collect();
         let nodes = join_all(configs.iter().map(|config| Daemon::start(config))).await;
-        Self { nodes, configs, _ports: ports }
+        Self { nodes, configs, ports }
     }
 
     /// Starts a node again that was killed: the same name, the same place, and nothing in it.
     pub(crate) async fn restart(&mut self, index: usize) {
         self.nodes[index] = Daemon::start(&self.configs[index]).await;
+    }
+
+    /// Puts another list into a node's configuration, which it reads when it is told to.
+    pub(crate) fn relist(&mut self, index: usize, list: &str) {
+        let members = members(&self.ports, list);
+        let lines = self.configs[index].lines().map(|line| if line.starts_with("members") { &*members } else { line });
+        self.configs[index] = lines.collect::<Vec<_>>().join("\n");
+        self.nodes[index].rewrite(&self.configs[index]);
     }
 
     /// Who owns a key, as the first node sees it.
@@ -147,6 +148,15 @@ impl IndexMut<usize> for Cluster {
     fn index_mut(&mut self, index: usize) -> &mut Daemon {
         &mut self.nodes[index]
     }
+}
+
+/// The line of a configuration that lists these members.
+fn members(ports: &[Port], list: &str) -> String {
+    let members = list.bytes().map(|letter| {
+        let address = ports[usize::from(letter - b'a')].address();
+        format!("{}={address}", char::from(letter))
+    });
+    format!("members = {:?}", members.collect::<Vec<_>>())
 }
 
 fn name(index: usize) -> char {

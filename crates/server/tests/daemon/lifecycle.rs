@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// More than any end takes that is not held up.
-const END_TIME_MAX: Duration = Duration::from_secs(5);
+pub(crate) const END_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// `larder serve` with a configuration that it can't start with.
 fn refused(config: &str) -> Output {
@@ -136,9 +136,33 @@ async fn a_flag_is_enough_for_an_origin() {
     assert_eq!(origin.loads("a/b"), 1);
 }
 
-over_each_transport!(told_to_stop_it_finishes_what_runs_and_says_that_it_leaves,);
+over_each_transport!(
+    told_to_stop_it_finishes_what_runs_and_says_that_it_leaves,
+    told_so_by_an_operator_it_leaves_as_by_a_signal,
+);
 
 async fn told_to_stop_it_finishes_what_runs_and_says_that_it_leaves(over: Over) {
+    leaves(over, async |node: &Daemon| {
+        node.signal(Signal::TERM);
+        within(END_TIME_MAX, "to say so", async {
+            while node.ready().await != 503 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
+async fn told_so_by_an_operator_it_leaves_as_by_a_signal(over: Over) {
+    leaves(over, async |node: &Daemon| {
+        assert_eq!(node.post_admin("/v1/drain").await.status, 202);
+        assert_eq!(node.ready().await, 503, "at once");
+    })
+    .await;
+}
+
+async fn leaves(over: Over, tell: impl AsyncFnOnce(&Daemon)) {
     let origin = Origin::start().await;
     let cluster = Cluster::start(over, 2, &origin.group("")).await;
     let mut running = Vec::new();
@@ -149,13 +173,7 @@ async fn told_to_stop_it_finishes_what_runs_and_says_that_it_leaves(over: Over) 
         running.push(tokio::spawn(async move { (connection.ask(get_key(&key)).await, key) }));
         origin.is_asked(running.len()).await;
     }
-    cluster[0].signal(Signal::TERM);
-    within(END_TIME_MAX, "to say so", async {
-        while cluster[0].ready().await != 503 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    tell(&cluster[0]).await;
     assert!(cluster[0].try_ask(get_key("new")).await.is_err(), "it takes no more connections");
     origin.release();
     for request in running {

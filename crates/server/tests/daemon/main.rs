@@ -31,4 +31,5 @@ mod origin;
 mod process;
 mod reads;
 mod registries;
+mod reload;
 mod writes;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Method, Request};
 use http_body_util::Full;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
@@ -18,13 +18,16 @@ use tokio::{
     net::unix::pipe::Receiver,
 };
 
-use crate::client::{Answer, Broken, ask, get, within};
+use crate::client::{Answer, Broken, ask, get, request, within};
 
 /// How long a daemon may take to serve: far longer than it does, for machines that do much else.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How often a state that nothing announces is looked at.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What its configuration is called.
+const CONFIG: &str = "larder.toml";
 
 /// The program.
 pub(crate) fn larder() -> Command {
@@ -49,7 +52,7 @@ impl Daemon {
     /// A daemon with this configuration, once it is ready.
     pub(crate) async fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("larder.toml");
+        let path = folder.path().join(CONFIG);
         fs::write(&path, config).unwrap();
         let path = path.to_str().unwrap().to_owned();
         Self::start_in(folder, &["--config", &path]).await
@@ -91,6 +94,16 @@ impl Daemon {
     /// What the admin listener has at a path.
     pub(crate) async fn ask_admin(&self, path: &str) -> Answer {
         ask(self.admin, get(path)).await.unwrap()
+    }
+
+    /// What an operator's order is answered.
+    pub(crate) async fn post_admin(&self, path: &str) -> Answer {
+        ask(self.admin, request(Method::POST, path, &[], "")).await.unwrap()
+    }
+
+    /// Puts this into its configuration's place, which it reads when it is told to.
+    pub(crate) fn rewrite(&self, config: &str) {
+        fs::write(self.folder.path().join(CONFIG), config).unwrap();
     }
 
     /// The answer to a client.

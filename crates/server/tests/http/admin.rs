@@ -1,19 +1,42 @@
 //! What the API answers operators.
 
+use std::sync::Mutex;
+
 use larder::{Member, Node, cluster::Static};
-use larder_server::http::{Api, ApiConfig, HttpLimits};
+use larder_server::{
+    commands::Failure,
+    config::Config,
+    http::{Api, ApiConfig, HttpLimits, Operations},
+    reload::Reload,
+};
 use tokio::sync::watch;
 
-use crate::{api::Daemon, client::Server};
+use crate::{
+    api::Daemon,
+    client::{Answer, Server},
+};
+
+/// What operators can have done at a node that runs by an empty configuration.
+fn operations(api: &Api, draining: &watch::Sender<bool>) -> Operations {
+    let config = Config::parse("", &[]).unwrap();
+    Operations { draining: draining.clone(), reload: Reload::new(config, None, api.clone()) }
+}
+
+async fn post(admin: &Server, path: &str) -> Answer {
+    let mut client = admin.connect();
+    client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")).await;
+    client.answer().await.expect("an answer")
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_serving_member_is_healthy_and_ready_until_it_drains() {
     let daemon = Daemon::start().await;
-    let admin = Server::with(daemon.api.admin(), HttpLimits::default());
+    let admin = Server::with(daemon.api.admin(operations(&daemon.api, &daemon.draining)), HttpLimits::default());
     for path in ["/healthz", "/readyz"] {
         assert_eq!(admin.get(path).await.status, 200, "{path}");
     }
-    daemon.draining.send_replace(true);
+    assert_eq!(post(&admin, "/v1/drain").await.status, 202);
+    assert!(*daemon.draining.borrow());
     assert_eq!(admin.get("/healthz").await.status, 200);
     let draining = admin.get("/readyz").await;
     assert_eq!((draining.status, &*draining.problem()), (503, "draining"));
@@ -24,11 +47,32 @@ async fn a_serving_member_is_healthy_and_ready_until_it_drains() {
 async fn a_node_that_the_members_do_not_name_is_not_ready() {
     let others = Static::new([Member::new("b", "127.0.0.1:1")]).unwrap();
     let node = Node::builder().name("a").membership(others).start().await.unwrap();
-    let (_draining, watched) = watch::channel(false);
+    let (draining, watched) = watch::channel(false);
     let api = Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
-    let admin = Server::with(api.admin(), HttpLimits::default());
+    let admin = Server::with(api.admin(operations(&api, &draining)), HttpLimits::default());
     assert_eq!(admin.get("/healthz").await.status, 200);
     assert_eq!(admin.get("/readyz").await.status, 503);
+}
+
+#[tokio::test]
+async fn what_was_read_anew_is_told_key_by_key_and_mistakes_change_nothing() {
+    let daemon = Daemon::start().await;
+    let Operations { draining, reload } = operations(&daemon.api, &daemon.draining);
+    let texts = Mutex::new(vec!["node.zone = 'b'\ngroups.default.ttl = '5m'", "[groups.x]", "node.zone = 1"]);
+    let reload = reload.reading(move || {
+        let text = texts.lock().unwrap().remove(0);
+        Config::parse(text, &[]).map_err(|mistakes| Failure::mistaken(None, &mistakes))
+    });
+    let admin = Server::with(daemon.api.admin(Operations { draining, reload }), HttpLimits::default());
+    let first = post(&admin, "/v1/reload").await;
+    assert_eq!((first.status, first.header("content-type")), (200, "application/json"));
+    assert_eq!(first.text(), r#"{"changed":["groups.default.ttl"],"needs_restart":["node.zone"]}"#);
+    // The ttl is what it became, and a group that is not there, or no longer, is named as a whole.
+    let second = post(&admin, "/v1/reload").await;
+    assert_eq!(second.text(), r#"{"changed":[],"needs_restart":["groups.default","groups.x"]}"#);
+    let third = post(&admin, "/v1/reload").await;
+    assert_eq!((third.status, &*third.problem()), (400, "bad-configuration"));
+    assert!(third.text().contains("line 1: node.zone: expected a word"), "{}", third.text());
 }
 
 /// The samples of the text, with their labels.
@@ -45,7 +89,7 @@ async fn metrics_tell_what_was_done() {
     }
     daemon.ask("PUT", "/v1/groups/plain/keys/k", "", "x").await;
     daemon.ask("DELETE", "/v1/groups/plain/keys/k", "", "").await;
-    let admin = Server::with(daemon.api.admin(), HttpLimits::default());
+    let admin = Server::with(daemon.api.admin(operations(&daemon.api, &daemon.draining)), HttpLimits::default());
     let answer = admin.get("/metrics").await;
     assert!(answer.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
     assert!(answer.text().ends_with("# EOF\n"));
