@@ -23,12 +23,16 @@ const KEYS_LEN: usize = 60;
 
 /// A node that joins these others.
 async fn join(name: &str, others: &[&Daemon], origin: &Origin) -> Daemon {
+    join_with(name, others, &origin.group("")).await
+}
+
+/// A node with these groups that joins these others.
+pub(crate) async fn join_with(name: &str, others: &[&Daemon], groups: &str) -> Daemon {
     let seeds: Vec<String> = others.iter().map(|other| other.gossip.unwrap().to_string()).collect();
     let config = format!(
         "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [cluster]\ndiscovery = \"gossip\"\ngossip = \"127.0.0.1:0\"\nseeds = {seeds:?}\n\
-         gossip_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n{}",
-        origin.group("")
+         gossip_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n{groups}"
     );
     Daemon::start(&config).await
 }

@@ -11,6 +11,7 @@ mod broken;
 #[path = "../../../peer/tests/cache/channel.rs"]
 #[expect(dead_code, reason = "nothing is sent as it is here")]
 mod channel;
+mod churn;
 mod client;
 mod cluster;
 mod commands;
@@ -32,4 +33,5 @@ mod process;
 mod reads;
 mod registries;
 mod reload;
+mod traffic;
 mod writes;

@@ -1,6 +1,6 @@
 //! An origin in the process of the test: it counts what it is asked, and answers when it is let.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -70,6 +70,20 @@ impl Origin {
     /// The path of each request, as it came.
     pub(crate) fn targets(&self) -> Vec<String> {
         self.state.targets.borrow().clone()
+    }
+
+    /// How often it was asked.
+    pub(crate) fn asked_len(&self) -> usize {
+        self.state.targets.borrow().len()
+    }
+
+    /// How often each key was asked for, of those that were.
+    pub(crate) fn loads_by_key(&self) -> HashMap<String, usize> {
+        let mut loads = HashMap::new();
+        for target in &*self.state.targets.borrow() {
+            *loads.entry(String::from_utf8_lossy(&key_in(target)).into_owned()).or_default() += 1;
+        }
+        loads
     }
 
     /// How often a key was asked for.
