@@ -33,5 +33,5 @@ pub use entry::parse_member;
 #[cfg(feature = "etcd")]
 pub use etcd::{ENDPOINTS_MAX as ETCD_ENDPOINTS_MAX, Etcd, EtcdConfig};
 #[cfg(feature = "registry")]
-pub use registry::{LEASE_TTL_MAX, LEASE_TTL_MIN, TlsFiles};
+pub use registry::{LEASE_TTL_MAX, LEASE_TTL_MIN, Registrant, TlsFiles};
 pub use static_list::Static;

@@ -19,24 +19,13 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
-use larder_core::{Clock, Error, ErrorKind, Member, MemberState, Members, Membership, Proof};
+use larder_core::{Clock, Error, ErrorKind, Member, Members};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use self::{client::Client, instances::Instance};
-use crate::registry::{Failure, Registered, Registrant, Registry, TlsFiles, tls_config};
-
-/// The share of a lease that one request may take: as renewals come thrice a lease, one that Consul never answers leaves
-/// time for two more.
-const REQUESTS_PER_LEASE: u32 = 3;
-
-/// The longest that any request may take, however long the lease.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
+use crate::registry::{Failure, Registered, Registrant, Registry, TlsFiles, request_time_max, tls_config};
 
 /// How long a blocking query waits. Reads come once a second whatever it says.
 const HINT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -90,9 +79,9 @@ impl ConsulConfig {
 
 /// Membership by Consul: nodes register themselves there with a check that they keep passing.
 ///
-/// This node is on the list from its first [`announce`](Membership::announce) to its [`leave`](Membership::leave). Once a
+/// This node is on the list from its first [`announce`](larder_core::Membership::announce) to its [`leave`](larder_core::Membership::leave). Once a
 /// second all members are read so that no failure can have made the list stale, and each such read is a
-/// [proof](Membership::authority) for 0.9 times the lease. A Consul that is away changes nothing: the last list stands.
+/// [proof](larder_core::Membership::authority) for 0.9 times the lease. A Consul that is away changes nothing: the last list stands.
 ///
 /// ```no_run
 /// use larder_cluster::{Consul, ConsulConfig};
@@ -109,10 +98,10 @@ impl ConsulConfig {
 /// println!("{} members", consul.members().borrow().len());
 /// # Ok(()) }
 /// ```
-pub struct Consul(Registrant<ConsulRegistry>);
+pub type Consul = Registrant<ConsulRegistry>;
 
-impl Consul {
-    /// Begins to follow Consul, as this member; what it does is told by [`announce`](Membership::announce). Proofs are
+impl Registrant<ConsulRegistry> {
+    /// Begins to follow Consul, as this member; what it does is told by [`announce`](larder_core::Membership::announce). Proofs are
     /// counted on `clock`; `seed` is the start of what chance decides. It must be called within a tokio runtime.
     ///
     /// # Errors
@@ -122,34 +111,12 @@ impl Consul {
     pub fn new(config: ConsulConfig, me: Member, clock: impl Clock, seed: u64) -> Result<Self, Error> {
         let lease_ttl = config.lease_ttl;
         let registry = ConsulRegistry::new(config, &me)?;
-        Registrant::new(registry, "Consul", me, lease_ttl, Arc::new(clock), seed).map(Self)
-    }
-}
-
-impl Membership for Consul {
-    fn members(&self) -> watch::Receiver<Members> {
-        self.0.members()
-    }
-
-    fn announce(&self, state: MemberState) -> BoxFuture<'_, Result<(), Error>> {
-        self.0.announce(state)
-    }
-
-    fn leave(&self) -> BoxFuture<'_, ()> {
-        self.0.leave()
-    }
-
-    fn look(&self) -> BoxFuture<'_, ()> {
-        self.0.look()
-    }
-
-    fn authority(&self) -> Option<watch::Receiver<Option<Proof>>> {
-        self.0.authority()
+        Self::of(registry, "Consul", me, lease_ttl, Arc::new(clock), seed)
     }
 }
 
 /// The instances of one service in Consul.
-struct ConsulRegistry {
+pub struct ConsulRegistry {
     client: Client,
     service: String,
     /// The id of this node's instance, which no other run has.
@@ -167,7 +134,7 @@ impl ConsulRegistry {
                 format!("{service:?} can't be a service in Consul: take letters, digits and \"-\", 63 in all");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let request_time_max = (lease_ttl / REQUESTS_PER_LEASE).min(REQUEST_TIME_MAX);
+        let request_time_max = request_time_max(lease_ttl);
         let tls = tls_config(url.starts_with("https:"), &tls)?;
         let client = Client::new(&url, token.as_deref(), tls, request_time_max)?;
         let id = format!("{service}-{}-{:08x}", me.name, me.incarnation);

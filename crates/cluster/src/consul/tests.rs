@@ -3,55 +3,31 @@
 use std::time::Duration;
 
 use larder_core::{
-    registered_membership_contract,
+    MemberState, Membership, registered_membership_contract,
     testing::{membership::registered::Cluster, needs::needs},
 };
 
 use super::*;
 use crate::{
-    registry::tests::{self as scenarios, BootClock, Node, Server, member, refusal, within},
-    testing::{ConsulServer, Proxy},
+    registry::tests::{self as scenarios, BootClock, Node, Registrar, member, refusal, within},
+    testing::{ConsulServer, Proxy, Server},
 };
 
 /// Short, and still longer than a busy machine stands still.
 const TTL: Duration = Duration::from_secs(2);
 
-impl Server for ConsulServer {
+impl Registrar for ConsulServer {
     const TTL: Duration = TTL;
 
     fn join(&self, me: Member, lease_ttl: Duration, by: Option<&str>) -> Arc<dyn Membership> {
         let config = ConsulConfig { lease_ttl, ..ConsulConfig::new(by.unwrap_or(&self.url())) };
         Arc::new(consul(config, me))
     }
-
-    fn stop(&mut self) {
-        self.stop();
-    }
-
-    fn kill(&mut self) {
-        self.kill();
-    }
-
-    fn forget(&mut self) {
-        self.forget();
-    }
-
-    fn restart(&mut self) {
-        self.restart();
-    }
-
-    fn pause(&self) {
-        self.pause();
-    }
-
-    fn resume(&self) {
-        self.resume();
-    }
 }
 
 impl Cluster for ConsulServer {
     async fn join(&self, me: Member) -> Result<Arc<dyn Membership>, Error> {
-        Ok(Server::join(self, me, TTL, None))
+        Ok(Registrar::join(self, me, TTL, None))
     }
 
     fn crash_time_max(&self) -> Duration {
@@ -122,7 +98,7 @@ async fn nodes_by_two_agents_are_one_cluster() {
         node.proves_anew().await;
     }
     let twin = Member { incarnation: 9, address: "10.0.9.9:1".into(), ..member("a") };
-    let twin = Server::join(&server, twin, TTL, Some(&url));
+    let twin = Registrar::join(&server, twin, TTL, Some(&url));
     let message = refusal(within("the refusal", twin.announce(MemberState::Serving)).await);
     assert!(message.contains("is named \"a\" too"), "{message}");
     drop(nodes.remove(1));

@@ -14,10 +14,10 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::BoxFuture, stream};
-use larder_core::{Clock, Error, Member, MemberState, Members, Membership, Proof};
+use futures_util::{StreamExt, stream};
+use larder_core::{Clock, Error, Member, Members};
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 pub use self::client::ENDPOINTS_MAX;
@@ -35,7 +35,7 @@ use self::{
         watch_request::RequestUnion,
     },
 };
-use crate::registry::{Facts, Failure, Registered, Registrant, Registry, TlsFiles, tls_config};
+use crate::registry::{Facts, Failure, Registered, Registrant, Registry, TlsFiles, request_time_max, tls_config};
 
 /// The messages and the clients of etcd's API, as `proto/etcd/etcd.proto` describes them.
 #[allow(
@@ -52,13 +52,6 @@ use crate::registry::{Facts, Failure, Registered, Registrant, Registry, TlsFiles
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
 }
-
-/// The share of a lease that one request may take: as renewals come thrice a lease, one that etcd never answers leaves
-/// time for two more.
-const REQUESTS_PER_LEASE: u32 = 3;
-
-/// The longest that any request may take, however long the lease.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How long a watch is waited on before it is begun anew, so that one that was forgotten by etcd is not for ever.
 const WATCH_TIME_MAX: Duration = Duration::from_secs(60);
@@ -107,9 +100,9 @@ impl EtcdConfig {
 
 /// Membership by etcd: nodes register themselves there under a lease.
 ///
-/// This node is on the list from its first [`announce`](Membership::announce) to its [`leave`](Membership::leave). Once a
+/// This node is on the list from its first [`announce`](larder_core::Membership::announce) to its [`leave`](larder_core::Membership::leave). Once a
 /// second all members are read so that no failure can have made the list stale, and each such read is a
-/// [proof](Membership::authority) for 0.9 times the lease. An etcd that is away changes nothing: the last list stands.
+/// [proof](larder_core::Membership::authority) for 0.9 times the lease. An etcd that is away changes nothing: the last list stands.
 ///
 /// ```no_run
 /// use larder_cluster::{Etcd, EtcdConfig};
@@ -126,10 +119,10 @@ impl EtcdConfig {
 /// println!("{} members", etcd.members().borrow().len());
 /// # Ok(()) }
 /// ```
-pub struct Etcd(Registrant<EtcdRegistry>);
+pub type Etcd = Registrant<EtcdRegistry>;
 
-impl Etcd {
-    /// Begins to follow etcd, as this member; what it does is told by [`announce`](Membership::announce). Proofs are counted
+impl Registrant<EtcdRegistry> {
+    /// Begins to follow etcd, as this member; what it does is told by [`announce`](larder_core::Membership::announce). Proofs are counted
     /// on `clock`; `seed` is the start of what chance decides. It must be called within a tokio runtime.
     ///
     /// # Errors
@@ -139,7 +132,7 @@ impl Etcd {
     pub fn new(config: EtcdConfig, me: Member, clock: impl Clock, seed: u64) -> Result<Self, Error> {
         let EtcdConfig { endpoints, prefix, user, tls, lease_ttl } = config;
         let tls = tls_config(is_https(&endpoints), &tls)?;
-        let request_time_max = (lease_ttl / REQUESTS_PER_LEASE).min(REQUEST_TIME_MAX);
+        let request_time_max = request_time_max(lease_ttl);
         // Nodes begin with different endpoints.
         let first = usize::try_from(seed % ENDPOINTS_MAX as u64).unwrap_or_default();
         let registry = EtcdRegistry {
@@ -148,34 +141,12 @@ impl Etcd {
             lease_ttl,
             lease: Mutex::default(),
         };
-        Registrant::new(registry, "etcd", me, lease_ttl, Arc::new(clock), seed).map(Self)
-    }
-}
-
-impl Membership for Etcd {
-    fn members(&self) -> watch::Receiver<Members> {
-        self.0.members()
-    }
-
-    fn announce(&self, state: MemberState) -> BoxFuture<'_, Result<(), Error>> {
-        self.0.announce(state)
-    }
-
-    fn leave(&self) -> BoxFuture<'_, ()> {
-        self.0.leave()
-    }
-
-    fn look(&self) -> BoxFuture<'_, ()> {
-        self.0.look()
-    }
-
-    fn authority(&self) -> Option<watch::Receiver<Option<Proof>>> {
-        self.0.authority()
+        Self::of(registry, "etcd", me, lease_ttl, Arc::new(clock), seed)
     }
 }
 
 /// The entries of one cluster in etcd.
-struct EtcdRegistry {
+pub struct EtcdRegistry {
     client: Client,
     /// What the keys of entries begin with.
     members: Vec<u8>,

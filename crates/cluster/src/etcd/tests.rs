@@ -10,21 +10,21 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
 };
 use larder_core::{
-    registered_membership_contract,
+    MemberState, Membership, registered_membership_contract,
     testing::{membership::registered::Cluster, needs::needs},
 };
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::*;
 use crate::{
-    registry::tests::{self as scenarios, BootClock, Node, SOON, Server, leases_run_out, member, refusal, within},
-    testing::EtcdServer,
+    registry::tests::{self as scenarios, BootClock, Node, Registrar, SOON, leases_run_out, member, refusal, within},
+    testing::{EtcdServer, Server},
 };
 
 /// Short, and still longer than a busy machine stands still.
 const TTL: Duration = Duration::from_secs(2);
 
-impl Server for EtcdServer {
+impl Registrar for EtcdServer {
     const TTL: Duration = TTL;
 
     fn join(&self, me: Member, lease_ttl: Duration, by: Option<&str>) -> Arc<dyn Membership> {
@@ -32,35 +32,11 @@ impl Server for EtcdServer {
         let seed = u64::from(me.incarnation);
         Arc::new(Etcd::new(config, me, BootClock, seed).unwrap())
     }
-
-    fn stop(&mut self) {
-        self.stop();
-    }
-
-    fn kill(&mut self) {
-        self.kill();
-    }
-
-    fn forget(&mut self) {
-        self.forget();
-    }
-
-    fn restart(&mut self) {
-        self.restart();
-    }
-
-    fn pause(&self) {
-        self.pause();
-    }
-
-    fn resume(&self) {
-        self.resume();
-    }
 }
 
 impl Cluster for EtcdServer {
     async fn join(&self, me: Member) -> Result<Arc<dyn Membership>, Error> {
-        Ok(Server::join(self, me, TTL, None))
+        Ok(Registrar::join(self, me, TTL, None))
     }
 
     fn crash_time_max(&self) -> Duration {

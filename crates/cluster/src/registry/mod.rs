@@ -29,7 +29,7 @@ use larder_core::{Member, Members};
 pub use connection::TlsFiles;
 pub(crate) use connection::{causes, connector, tls_config};
 pub(crate) use facts::Facts;
-pub(crate) use registrant::Registrant;
+pub use registrant::Registrant;
 
 /// The shortest lease: registries count in seconds, and a lease is renewed three times within it.
 pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
@@ -37,9 +37,21 @@ pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
 /// The longest lease: a node that crashed is a member until it has run out.
 pub const LEASE_TTL_MAX: Duration = Duration::from_secs(600);
 
+/// The share of a lease that one request may take: as renewals come thrice a lease, one that is never answered leaves time
+/// for two more.
+const REQUESTS_PER_LEASE: u32 = 3;
+
+/// The longest that any request may take, however long the lease.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a request may take for an entry with this lease.
+pub(crate) fn request_time_max(lease_ttl: Duration) -> Duration {
+    (lease_ttl / REQUESTS_PER_LEASE).min(REQUEST_TIME_MAX)
+}
+
 /// Why something could not be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// The registry can't be reached, doesn't answer, or can't do it now.
     Away(String),
     /// It will not do it, now or later, unless somebody changes something.
@@ -55,7 +67,7 @@ impl fmt::Display for Failure {
 
 /// What became of an attempt to register.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Registered {
+pub enum Registered {
     /// The entry is there.
     Done,
     /// This other member has the name.
@@ -63,7 +75,7 @@ pub(crate) enum Registered {
 }
 
 /// Somebody who keeps entries of members, and ends those that nobody keeps alive. Every call is bounded in time.
-pub(crate) trait Registry: Send + Sync + 'static {
+pub trait Registry: Send + Sync + 'static {
     /// Makes this node's entry say this, under the lease that is there or a new one. `replaces` tells which entry of the
     /// same name may give way.
     fn register(

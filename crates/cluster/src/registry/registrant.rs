@@ -40,9 +40,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How long leaving may take: a registry that is well needs milliseconds, and one that is away is not waited for.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// A membership in which this node has an entry that it keeps alive. Its tasks end with it; its entry then ends with its
-/// lease.
-pub(crate) struct Registrant<R> {
+/// A membership in which this node has an entry in a registry that it keeps alive: `Etcd` is one, and `Consul`, where it is told
+/// how they are begun. Its tasks end with it; its entry then ends with its lease.
+pub struct Registrant<R> {
     shared: Arc<Shared<R>>,
     _tasks: JoinSet<()>,
 }
@@ -80,7 +80,7 @@ pub(super) struct Entry {
 impl<R: Registry> Registrant<R> {
     /// Begins to follow the registry. `me` is what this node says of itself; its entry is made when a state is announced.
     /// `seed` is the start of what chance decides.
-    pub(crate) fn new(
+    pub(crate) fn of(
         registry: R,
         kind: &'static str,
         me: Member,

@@ -15,6 +15,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::testing::Server;
+
 /// How long anything may take that happens in milliseconds on a machine that does nothing else, or by an agent of Consul that
 /// found no leader: it waits up to half a minute then.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -35,20 +37,12 @@ impl Clock for BootClock {
 }
 
 /// A registry that the scenarios do harm to.
-pub(crate) trait Server: 'static {
+pub(crate) trait Registrar: Server {
     /// How long leases are.
     const TTL: Duration;
 
     /// The membership of a node with leases this long, on the way that this URL begins with, or straight.
     fn join(&self, me: Member, lease_ttl: Duration, by: Option<&str>) -> Arc<dyn Membership>;
-
-    fn stop(&mut self);
-    fn kill(&mut self);
-    /// Loses all that it knows; only while it is stopped.
-    fn forget(&mut self);
-    fn restart(&mut self);
-    fn pause(&self);
-    fn resume(&self);
 }
 
 pub(crate) fn member(name: &str) -> Member {
@@ -66,7 +60,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn join<S: Server>(server: &S, me: Member, by: Option<&str>) -> Self {
+    pub(crate) async fn join<S: Registrar>(server: &S, me: Member, by: Option<&str>) -> Self {
         Self::announce(server.join(me.clone(), S::TTL, by), me).await
     }
 
@@ -120,7 +114,7 @@ pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Nodes that all list one another.
-pub(crate) async fn nodes<S: Server>(server: &S, names: &str) -> Vec<Node> {
+pub(crate) async fn nodes<S: Registrar>(server: &S, names: &str) -> Vec<Node> {
     let mut nodes = Vec::new();
     for name in names.chars() {
         nodes.push(Node::join(server, member(&name.to_string()), None).await);
@@ -132,7 +126,7 @@ pub(crate) async fn nodes<S: Server>(server: &S, names: &str) -> Vec<Node> {
 }
 
 /// Waits until leases have run out that nobody renewed from now on, proofs before them.
-pub(crate) async fn leases_run_out<S: Server>(nodes: &[Node]) {
+pub(crate) async fn leases_run_out<S: Registrar>(nodes: &[Node]) {
     for node in nodes {
         node.proves_nothing().await;
     }
@@ -140,7 +134,7 @@ pub(crate) async fn leases_run_out<S: Server>(nodes: &[Node]) {
 }
 
 /// What every node lists stays what it is, whatever `harm` does to the registry; and all heals.
-async fn costs_nothing<S: Server>(server: &mut S, harm: impl AsyncFnOnce(&mut S, &[Node])) {
+async fn costs_nothing<S: Registrar>(server: &mut S, harm: impl AsyncFnOnce(&mut S, &[Node])) {
     let mut nodes = nodes(server, "abc").await;
     let records: Vec<_> = nodes.iter().map(Node::record).collect();
     harm(server, &nodes).await;
@@ -164,7 +158,7 @@ async fn costs_nothing<S: Server>(server: &mut S, harm: impl AsyncFnOnce(&mut S,
     }
 }
 
-pub(crate) async fn stopped_and_started_it_costs_nothing<S: Server>(mut server: S) {
+pub(crate) async fn stopped_and_started_it_costs_nothing<S: Registrar>(mut server: S) {
     costs_nothing(&mut server, async |server, nodes| {
         server.stop();
         leases_run_out::<S>(nodes).await;
@@ -173,7 +167,7 @@ pub(crate) async fn stopped_and_started_it_costs_nothing<S: Server>(mut server: 
     .await;
 }
 
-pub(crate) async fn killed_and_emptied_it_costs_nothing<S: Server>(mut server: S) {
+pub(crate) async fn killed_and_emptied_it_costs_nothing<S: Registrar>(mut server: S) {
     costs_nothing(&mut server, async |server, nodes| {
         server.kill();
         leases_run_out::<S>(nodes).await;
@@ -183,7 +177,7 @@ pub(crate) async fn killed_and_emptied_it_costs_nothing<S: Server>(mut server: S
     .await;
 }
 
-pub(crate) async fn emptied_in_an_instant_it_costs_nothing<S: Server>(mut server: S) {
+pub(crate) async fn emptied_in_an_instant_it_costs_nothing<S: Registrar>(mut server: S) {
     costs_nothing(&mut server, async |server, _| {
         server.kill();
         server.forget();
@@ -192,7 +186,7 @@ pub(crate) async fn emptied_in_an_instant_it_costs_nothing<S: Server>(mut server
     .await;
 }
 
-pub(crate) async fn paused_for_longer_than_a_lease_it_costs_nothing<S: Server>(mut server: S) {
+pub(crate) async fn paused_for_longer_than_a_lease_it_costs_nothing<S: Registrar>(mut server: S) {
     costs_nothing(&mut server, async |server, nodes| {
         server.pause();
         leases_run_out::<S>(nodes).await;
@@ -202,7 +196,7 @@ pub(crate) async fn paused_for_longer_than_a_lease_it_costs_nothing<S: Server>(m
 }
 
 /// Who crashed while it was away is out soon after, and nobody else ever.
-pub(crate) async fn who_crashes_meanwhile_is_out_when_it_is_back<S: Server>(mut server: S) {
+pub(crate) async fn who_crashes_meanwhile_is_out_when_it_is_back<S: Registrar>(mut server: S) {
     let mut nodes = nodes(&server, "abc").await;
     server.kill();
     leases_run_out::<S>(&nodes[1..]).await;
@@ -225,7 +219,7 @@ pub(crate) async fn who_crashes_meanwhile_is_out_when_it_is_back<S: Server>(mut 
 }
 
 /// A former run of the same node is not waited for.
-pub(crate) async fn a_new_run_at_the_same_address_takes_over_at_once<S: Server>(server: S) {
+pub(crate) async fn a_new_run_at_the_same_address_takes_over_at_once<S: Registrar>(server: S) {
     let mut watcher = Node::join(&server, member("b"), None).await;
     let former = Node::announce(server.join(member("a"), 5 * SOON, None), member("a")).await;
     watcher.lists("ab").await;
@@ -247,7 +241,7 @@ struct Holding {
 /// Notes while this node may act as the owner of the slot. It needs a proof of a list that makes it the owner. Who gained the
 /// slot, or was without proof for a moment and may have been replaced meanwhile, waits a lease from then and acts on a proof
 /// that was sent after the wait (rule C6); a founder has nobody to wait for the first time.
-async fn note_holdings<S: Server>(
+async fn note_holdings<S: Registrar>(
     node: Arc<dyn Membership>,
     name: String,
     slot: Slot,
@@ -284,7 +278,7 @@ fn owner(members: &Members, slot: Slot) -> Option<String> {
 }
 
 /// A node that is cut from the registry stops in time: before anybody else may act in its place.
-pub(crate) async fn no_slot_has_two_owners_with_authority_under_a_cut<S: Server>(
+pub(crate) async fn no_slot_has_two_owners_with_authority_under_a_cut<S: Registrar>(
     server: S,
     address: std::net::SocketAddr,
 ) {

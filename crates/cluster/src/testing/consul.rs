@@ -7,10 +7,9 @@ use std::{
     process::Command,
 };
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::process::{Process, free_addresses};
+use super::process::{DATA, Process, Server, free_addresses};
 
 /// Where `cargo xtask test` puts the program if the machine has none, from the root of the project.
 const UNPACKED: &str = "../../target/needs/consul";
@@ -19,7 +18,7 @@ const UNPACKED: &str = "../../target/needs/consul";
 /// that knows one.
 ///
 /// ```no_run
-/// use larder_cluster::{ConsulConfig, testing::ConsulServer};
+/// use larder_cluster::{ConsulConfig, testing::{ConsulServer, Server}};
 ///
 /// let mut server = ConsulServer::start();
 /// let config = ConsulConfig::new(server.url());
@@ -64,7 +63,7 @@ impl ConsulServer {
         let host = http.ip().to_string();
         let mut settings = json!({
             "node_name": format!("machine-{}", host.replace('.', "-")),
-            "data_dir": "data",
+            "data_dir": DATA,
             "bind_addr": host,
             "client_addr": host,
             "ports": {
@@ -86,47 +85,27 @@ impl ConsulServer {
         agent.restart();
         agent
     }
+}
 
-    /// Where clients reach it.
-    #[must_use]
-    pub fn url(&self) -> String {
+impl Server for ConsulServer {
+    fn url(&self) -> String {
         format!("http://{}", self.http)
     }
 
-    /// The same, as an address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    fn address(&self) -> SocketAddr {
         self.http
     }
 
-    /// Starts it again where it was, with the data that it had.
-    pub fn restart(&mut self) {
+    fn restart(&mut self) {
         self.process.start(Command::new(program()).args(["agent", "-config-file", "agent.json"]));
     }
 
-    /// Stops it as its operator would.
-    pub fn stop(&mut self) {
-        self.process.end(Signal::TERM);
+    fn process(&self) -> &Process {
+        &self.process
     }
 
-    /// Kills it at once.
-    pub fn kill(&mut self) {
-        self.process.end(Signal::KILL);
-    }
-
-    /// Has it lose its data while it is stopped.
-    pub fn forget(&mut self) {
-        fs::remove_dir_all(self.process.folder().join("data")).expect("the data can be removed");
-    }
-
-    /// Has it do nothing until it is [continued](Self::resume).
-    pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
-    }
-
-    /// Has it go on.
-    pub fn resume(&self) {
-        self.process.signal(Signal::CONT);
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 

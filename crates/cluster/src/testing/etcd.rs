@@ -1,10 +1,8 @@
 //! [`EtcdServer`]: a real etcd.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+use std::{net::SocketAddr, path::PathBuf, process::Command};
 
-use rustix::process::Signal;
-
-use super::process::{Process, free_addresses};
+use super::process::{DATA, Process, Server, free_addresses};
 
 /// How often `etcdctl` is tried while etcd has not answered.
 const TRIES_MAX: usize = 20;
@@ -12,7 +10,7 @@ const TRIES_MAX: usize = 20;
 /// A member of etcd as a process, with its data in a temporary folder. It grants leases of 1 s and more.
 ///
 /// ```no_run
-/// use larder_cluster::{EtcdConfig, testing::EtcdServer};
+/// use larder_cluster::{EtcdConfig, testing::{EtcdServer, Server}};
 ///
 /// let mut server = EtcdServer::start();
 /// let config = EtcdConfig::new([server.url()]);
@@ -70,63 +68,6 @@ impl EtcdServer {
         servers
     }
 
-    /// Where clients reach it.
-    #[must_use]
-    pub fn url(&self) -> String {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.clients)
-    }
-
-    /// The same, as an address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.clients
-    }
-
-    /// Starts it again where it was, with the data that it had.
-    pub fn restart(&mut self) {
-        let mut command = Command::new("etcd");
-        let peers = format!("http://{}", self.peers);
-        command
-            .args(["--name", &self.name, "--data-dir", "data", "--log-level", "warn"])
-            .args(["--logger", "zap", "--log-outputs", "stderr"])
-            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
-            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .args(["--initial-cluster", &self.cluster, "--initial-cluster-state", "new"])
-            // The shortest lease is one and a half election timeouts.
-            .args(["--heartbeat-interval", "60", "--election-timeout", "600"]);
-        if let Some([cert, key, ca]) = &self.tls {
-            command.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
-            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
-        }
-        self.process.start(&mut command);
-    }
-
-    /// Stops it as its operator would.
-    pub fn stop(&mut self) {
-        self.process.end(Signal::TERM);
-    }
-
-    /// Kills it at once.
-    pub fn kill(&mut self) {
-        self.process.end(Signal::KILL);
-    }
-
-    /// Has it lose its data while it is stopped.
-    pub fn forget(&mut self) {
-        fs::remove_dir_all(self.process.folder().join("data")).expect("the data can be removed");
-    }
-
-    /// Has it do nothing until it is [continued](Self::resume).
-    pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
-    }
-
-    /// Has it go on.
-    pub fn resume(&self) {
-        self.process.signal(Signal::CONT);
-    }
-
     /// Runs `etcdctl` with these words, once etcd answers; what it says.
     #[must_use]
     pub fn ctl(&self, words: &[&str]) -> String {
@@ -148,5 +89,42 @@ impl EtcdServer {
     pub fn is_leader(&self) -> bool {
         // ENDPOINT, ID, VERSION, DB SIZE, IS LEADER, ...
         self.ctl(&["endpoint", "status"]).split(", ").nth(4) == Some("true")
+    }
+}
+
+impl Server for EtcdServer {
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.clients)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.clients
+    }
+
+    fn restart(&mut self) {
+        let mut command = Command::new("etcd");
+        let peers = format!("http://{}", self.peers);
+        command
+            .args(["--name", &self.name, "--data-dir", DATA, "--log-level", "warn"])
+            .args(["--logger", "zap", "--log-outputs", "stderr"])
+            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
+            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
+            .args(["--initial-cluster", &self.cluster, "--initial-cluster-state", "new"])
+            // The shortest lease is one and a half election timeouts.
+            .args(["--heartbeat-interval", "60", "--election-timeout", "600"]);
+        if let Some([cert, key, ca]) = &self.tls {
+            command.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+        }
+        self.process.start(&mut command);
+    }
+
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }

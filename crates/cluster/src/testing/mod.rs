@@ -22,5 +22,6 @@ mod proxy;
 pub use consul::ConsulServer;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdServer;
+pub use process::Server;
 #[cfg(feature = "registry")]
 pub use proxy::Proxy;

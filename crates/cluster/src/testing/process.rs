@@ -1,7 +1,7 @@
-//! [`Process`]: a program in the background, with a folder and an address of its own.
+//! [`Server`]: a program in the background, with a folder and an address of its own, that tests stop, kill and pause.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
@@ -16,13 +16,72 @@ use tempfile::TempDir;
 /// longer than the leases of tests.
 const MEMORY: &str = "/dev/shm";
 
+/// What a server's data is called in its folder.
+pub(super) const DATA: &str = "data";
+
 /// How much of what a program said is shown after a test that failed.
 const SHOWN_LINES_MAX: usize = 30;
+
+/// A server of a registry, as a process with its data in a temporary folder.
+///
+/// ```no_run
+/// use larder_cluster::testing::{ConsulServer, EtcdServer, Server};
+///
+/// fn fails_for_a_moment(server: &mut impl Server) {
+///     server.kill();
+///     server.restart();
+/// }
+/// fails_for_a_moment(&mut EtcdServer::start());
+/// fails_for_a_moment(&mut ConsulServer::start());
+/// ```
+pub trait Server: Send + 'static {
+    /// Where clients reach it, as a URL.
+    fn url(&self) -> String;
+
+    /// The same, as an address.
+    fn address(&self) -> SocketAddr;
+
+    /// Starts it again where it was, with the data that it had.
+    fn restart(&mut self);
+
+    /// Its process.
+    #[doc(hidden)]
+    fn process(&self) -> &Process;
+
+    /// Its process.
+    #[doc(hidden)]
+    fn process_mut(&mut self) -> &mut Process;
+
+    /// Stops it as its operator would.
+    fn stop(&mut self) {
+        self.process_mut().end(Signal::TERM);
+    }
+
+    /// Kills it at once.
+    fn kill(&mut self) {
+        self.process_mut().end(Signal::KILL);
+    }
+
+    /// Has it lose its data while it is stopped.
+    fn forget(&mut self) {
+        fs::remove_dir_all(self.process().folder().join(DATA)).expect("the data can be removed");
+    }
+
+    /// Has it do nothing until it is [continued](Self::resume).
+    fn pause(&self) {
+        self.process().signal(Signal::STOP);
+    }
+
+    /// Has it go on.
+    fn resume(&self) {
+        self.process().signal(Signal::CONT);
+    }
+}
 
 /// A program that runs, or did. It is killed and its folder removed when this is dropped; if a test fails then, the end of
 /// what it said is shown.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     folder: TempDir,
     child: Option<Child>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::cluster::testing::{ConsulServer, EtcdServer};
+use larder::cluster::testing::{ConsulServer, EtcdServer, Server};
 use larder_core::testing::needs::needs;
 use rustix::process::Signal;
 use tokio::time::sleep;
