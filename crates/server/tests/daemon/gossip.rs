@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long news may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How soon a crash has to be known to all.
 const CRASH_TIME_MAX: Duration = Duration::from_secs(5);

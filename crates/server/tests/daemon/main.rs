@@ -24,6 +24,7 @@ mod gossip;
 mod grpc;
 mod keys;
 mod lifecycle;
+mod load;
 mod members;
 mod memory;
 mod mixed;

@@ -1,22 +1,84 @@
-//! Daemons that register themselves in a real etcd and with a real agent of Consul.
+//! Daemons that register themselves in a real etcd and with a real agent of Consul, and what befalls those.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use larder::cluster::testing::{ConsulServer, EtcdServer, Server};
-use larder_core::testing::needs::needs;
+use larder::{
+    Member, SystemClock,
+    cluster::{
+        Consul, ConsulConfig, Etcd, EtcdConfig,
+        testing::{ConsulServer, EtcdServer, Server},
+    },
+    core::{Membership, testing::needs::needs},
+};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    gossip::{agree, all_are_found, keys},
+    client::{GROUP, get, within},
+    gossip::{PATIENCE, agree, all_are_found, keys},
+    load::{Asked, Load},
     origin::Origin,
     process::Daemon,
 };
 
-const LEASE_TTL: Duration = Duration::from_secs(3);
+/// The shortest.
+const LEASE_TTL: Duration = Duration::from_secs(1);
 
-/// How soon after a crash everybody has to know of it, with a second for a busy machine.
-const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1 + 1);
+/// How soon after a crash everybody has to know of it.
+const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1);
+
+/// More than any time limit of a node that has to do with its registry: leases, proofs, requests and waits between tries.
+const LONG: Duration = Duration::from_secs(5);
+
+/// A registry that nodes can be told of.
+trait Registry: Server + Sized {
+    /// What is asked for by its name.
+    const PROGRAM: &str;
+
+    fn start() -> Self;
+
+    /// The keys of the configuration that name it.
+    fn cluster(&self) -> String;
+
+    /// Follows it, without an entry.
+    fn observe(&self) -> Box<dyn Membership>;
+}
+
+impl Registry for EtcdServer {
+    const PROGRAM: &str = "etcd";
+
+    fn start() -> Self {
+        Self::start()
+    }
+
+    fn cluster(&self) -> String {
+        by_etcd(&[self.url()])
+    }
+
+    fn observe(&self) -> Box<dyn Membership> {
+        Box::new(Etcd::new(EtcdConfig::new([self.url()]), Member::new("observer", ""), SystemClock, 1).unwrap())
+    }
+}
+
+impl Registry for ConsulServer {
+    const PROGRAM: &str = "consul";
+
+    fn start() -> Self {
+        Self::start()
+    }
+
+    fn cluster(&self) -> String {
+        format!("discovery = \"consul\"\nconsul = \"{}\"", self.url())
+    }
+
+    fn observe(&self) -> Box<dyn Membership> {
+        Box::new(Consul::new(ConsulConfig::new(self.url()), Member::new("observer", ""), SystemClock, 1).unwrap())
+    }
+}
+
+fn by_etcd(urls: &[String]) -> String {
+    format!("discovery = \"etcd\"\netcd = {urls:?}")
+}
 
 /// A node in the cluster that these keys of the configuration describe.
 async fn join(name: &str, cluster: &str, origin: &Origin) -> Daemon {
@@ -24,58 +86,171 @@ async fn join(name: &str, cluster: &str, origin: &Origin) -> Daemon {
         "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{}",
         LEASE_TTL.as_secs(),
-        origin.group("")
+        // What stand-ins keep, they keep for as long as a test takes.
+        origin.group("hot_lease = \"60s\"")
     );
     Daemon::start(&config).await
 }
 
-/// While the registry is away all goes on; a node that is killed is out in time, and one that is told to stop at once.
-async fn nodes_outlive_the_registry_and_not_their_leases(cluster: &str, mut set_running: impl FnMut(bool)) {
+/// Three nodes that have all keys between them.
+async fn three(cluster: &str, origin: &Origin) -> [Daemon; 3] {
+    let nodes = [join("a", cluster, origin).await, join("b", cluster, origin).await, join("c", cluster, origin).await];
+    let all = nodes.each_ref();
+    agree(&all, &["a", "b", "c"]).await;
+    assert_eq!(all_are_found(&all).await, 0);
+    nodes
+}
+
+/// Waits until whoever asks the registry now is told of these nodes.
+async fn is_told_of(registry: &impl Registry, names: &str) {
+    let observer = registry.observe();
+    let mut list = observer.members();
+    let listed = list.wait_for(|list| list.iter().flat_map(|it| it.name.chars()).eq(names.chars()));
+    within(PATIENCE, "the entries", listed).await.unwrap();
+}
+
+/// How often each key was loaded that was not loaded once.
+fn loaded_otherwise(origin: &Origin, asked: &Asked) -> HashMap<String, usize> {
+    let mut loads: HashMap<String, usize> = asked.keys.iter().map(|key| (key.clone(), 0)).collect();
+    for target in origin.targets() {
+        *loads.entry(target.trim_start_matches('/').to_owned()).or_default() += 1;
+    }
+    loads.retain(|_, loads| *loads != 1);
+    loads
+}
+
+async fn owner(node: &Daemon, key: &str) -> String {
+    let place = node.ask(get(&format!("/v1/cluster/owner/{GROUP}/{key}"))).await.json();
+    place["owner"].as_str().unwrap().to_owned()
+}
+
+async fn view_changes(nodes: &[&Daemon; 3]) -> [u64; 3] {
+    let [a, b, c] = nodes.map(|node| node.metric("larder_view_changes_total"));
+    tokio::join!(a, b, c).into()
+}
+
+/// What befell the registry cost nothing: since there were so many changes of each node's view.
+async fn cost_nothing(nodes: &[&Daemon; 3], changes: [u64; 3], origin: &Origin, asked: &Asked) {
+    assert!(asked.failed.is_empty(), "{:?}", asked.failed);
+    assert!(asked.keys.len() > 100, "{} keys are no load", asked.keys.len());
+    assert!(asked.slowest < Duration::from_secs(2), "a get took {:?}", asked.slowest);
+    let otherwise = loaded_otherwise(origin, asked);
+    assert!(otherwise.is_empty(), "{otherwise:?}");
+    assert_eq!(view_changes(nodes).await, changes, "no view changed");
+}
+
+/// Makes a test by each registry of each of these functions, which take it.
+macro_rules! by_each_registry {
+    (@ $module:ident $server:ident $($test:ident)+) => {
+        mod $module {
+            use larder::core::testing::needs::needs;
+
+            use super::{$server, Registry};
+
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    if needs($server::PROGRAM) {
+                        super::$test(<$server as Registry>::start()).await;
+                    }
+                }
+            )+
+        }
+    };
+    ($($test:ident),+ $(,)?) => {
+        by_each_registry!(@ by_etcd EtcdServer $($test)+);
+        by_each_registry!(@ by_consul ConsulServer $($test)+);
+    };
+}
+
+by_each_registry!(
+    who_crashes_is_out_in_time_and_who_leaves_at_once,
+    while_it_is_away_or_stands_still_gets_go_on,
+    who_crashes_while_it_is_away_is_answered_for_and_out_when_it_is_back,
+);
+
+async fn who_crashes_is_out_in_time_and_who_leaves_at_once(registry: impl Registry) {
     let origin = Origin::start().await;
-    let a = join("a", cluster, &origin).await;
-    let b = join("b", cluster, &origin).await;
-    let mut c = join("c", cluster, &origin).await;
-    agree(&[&a, &b, &c], &["a", "b", "c"]).await;
-    assert_eq!(all_are_found(&[&a, &b, &c]).await, 0);
-    let changes = a.metric("larder_view_changes_total").await;
-    set_running(false);
-    // Until no lease stands any more.
-    sleep(2 * LEASE_TTL).await;
-    assert_eq!(all_are_found(&[&a, &b, &c]).await, 0);
-    set_running(true);
-    // Until all have registered again, if they had to.
-    let d = join("d", cluster, &origin).await;
-    agree(&[&a, &b, &c, &d], &["a", "b", "c", "d"]).await;
-    assert!(keys().all(|key| origin.loads(&key) == 1), "what is kept was loaded once");
-    assert!(a.metric("larder_view_changes_total").await <= changes + 2, "d joined, and served");
+    let [a, b, mut c] = three(&registry.cluster(), &origin).await;
+    let load = Load::start(&[&a, &b], keys());
     c.kill();
-    let gone = agree(&[&a, &b, &d], &["a", "b", "d"]).await;
-    assert!(gone <= CRASH_TIME_MAX, "it took {gone:?}");
-    assert_eq!(all_are_found(&[&a, &b, &d]).await, 0);
-    d.signal(Signal::TERM);
     let gone = agree(&[&a, &b], &["a", "b"]).await;
+    assert!(gone <= CRASH_TIME_MAX, "it took {gone:?}");
+    let asked = load.end().await;
+    assert!(asked.failed.is_empty(), "{:?}", asked.failed);
+    b.signal(Signal::TERM);
+    let gone = agree(&[&a], &["a"]).await;
     assert!(gone < LEASE_TTL, "nobody had to wait for a lease: {gone:?}");
-    assert_eq!(d.exit_code().await, Some(0));
+    assert_eq!(b.exit_code().await, Some(0));
+    assert_eq!(all_are_found(&[&a]).await, 0);
+}
+
+async fn while_it_is_away_or_stands_still_gets_go_on(mut registry: impl Registry) {
+    let origin = Origin::start().await;
+    let cluster = registry.cluster();
+    let nodes = three(&cluster, &origin).await;
+    let nodes = nodes.each_ref();
+    let changes = view_changes(&nodes).await;
+    let load = Load::start(&nodes, keys());
+    registry.stop();
+    sleep(LONG).await;
+    registry.restart();
+    is_told_of(&registry, "abc").await;
+    registry.pause();
+    sleep(LONG).await;
+    registry.resume();
+    is_told_of(&registry, "abc").await;
+    cost_nothing(&nodes, changes, &origin, &load.end().await).await;
+    let d = join("d", &cluster, &origin).await;
+    agree(&[nodes[0], nodes[1], nodes[2], &d], &["a", "b", "c", "d"]).await;
+}
+
+async fn who_crashes_while_it_is_away_is_answered_for_and_out_when_it_is_back(mut registry: impl Registry) {
+    let origin = Origin::start().await;
+    let [a, b, mut c] = three(&registry.cluster(), &origin).await;
+    registry.kill();
+    let load = Load::start(&[&a, &b], keys());
+    c.kill();
+    sleep(LONG).await;
+    assert_eq!(owner(&a, "new0").await, owner(&b, "new0").await);
+    let mut dead = HashMap::new();
+    for key in loaded_otherwise(&origin, &Asked { keys: keys().collect(), ..Asked::default() }).into_keys() {
+        dead.insert(key.clone(), owner(&a, &key).await);
+    }
+    assert!(!dead.is_empty() && dead.values().all(|owner| owner == "c"), "others were loaded again: {dead:?}");
+    registry.restart();
+    agree(&[&a, &b], &["a", "b"]).await;
+    let asked = load.end().await;
+    assert!(asked.failed.is_empty(), "{:?}", asked.failed);
+    for (key, loads) in loaded_otherwise(&origin, &asked) {
+        // Once at the dead node, once at its stand-in, and once when that has become the owner.
+        assert!(loads <= 3, "{key} was loaded {loads} times");
+    }
+    let d = join("d", &registry.cluster(), &origin).await;
+    agree(&[&a, &b, &d], &["a", "b", "d"]).await;
 }
 
 #[tokio::test]
-async fn by_etcd_nodes_outlive_the_registry_and_not_their_leases() {
+async fn by_etcd_a_killed_leader_and_a_compacted_history_cost_nothing() {
     if !needs("etcd") {
         return;
     }
-    let mut server = EtcdServer::start();
-    let cluster = format!("discovery = \"etcd\"\netcd = [\"{}\"]", server.url());
-    let set_running = |run| if run { server.restart() } else { server.stop() };
-    nodes_outlive_the_registry_and_not_their_leases(&cluster, set_running).await;
-}
-
-#[tokio::test]
-async fn by_consul_nodes_outlive_the_registry_and_not_their_leases() {
-    if !needs("consul") {
-        return;
-    }
-    let mut server = ConsulServer::start();
-    let cluster = format!("discovery = \"consul\"\nconsul = \"{}\"", server.url());
-    let set_running = |run| if run { server.restart() } else { server.stop() };
-    nodes_outlive_the_registry_and_not_their_leases(&cluster, set_running).await;
+    let mut servers = EtcdServer::start_cluster::<3>();
+    let cluster = by_etcd(&servers.each_ref().map(Server::url));
+    let origin = Origin::start().await;
+    let nodes = three(&cluster, &origin).await;
+    let nodes = nodes.each_ref();
+    let changes = view_changes(&nodes).await;
+    let load = Load::start(&nodes, keys());
+    let leader = servers.iter().position(EtcdServer::is_leader).unwrap();
+    servers[leader].kill();
+    sleep(LONG).await;
+    let other = &servers[(leader + 1) % servers.len()];
+    let put = other.ctl(&["put", "elsewhere", "1", "-w", "json"]);
+    let revision = serde_json::from_str::<serde_json::Value>(&put).unwrap()["header"]["revision"].to_string();
+    let _compacted = other.ctl(&["compaction", &revision]);
+    is_told_of(other, "abc").await;
+    cost_nothing(&nodes, changes, &origin, &load.end().await).await;
+    let d = join("d", &cluster, &origin).await;
+    agree(&[nodes[0], nodes[1], nodes[2], &d], &["a", "b", "c", "d"]).await;
 }
