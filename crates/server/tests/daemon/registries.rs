@@ -1,6 +1,9 @@
 //! Daemons that register themselves in a real etcd and with a real agent of Consul, and what befalls those.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use larder::{
     Member, SystemClock,
@@ -21,14 +24,14 @@ use crate::{
     process::Daemon,
 };
 
-/// The shortest.
-const LEASE_TTL: Duration = Duration::from_secs(1);
+/// Short, and still longer than a busy machine stands still.
+const LEASE_TTL: Duration = Duration::from_secs(2);
 
-/// How soon after a crash everybody has to know of it.
-const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1);
+/// How soon after a crash everybody has to know of it, with a second for a busy machine.
+const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1 + 1);
 
 /// More than any time limit of a node that has to do with its registry: leases, proofs, requests and waits between tries.
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(6);
 
 /// A registry that nodes can be told of.
 trait Registry: Server + Sized {
@@ -212,19 +215,22 @@ async fn who_crashes_while_it_is_away_is_answered_for_and_out_when_it_is_back(mu
     let load = Load::start(&[&a, &b], keys());
     c.kill();
     sleep(LONG).await;
-    assert_eq!(owner(&a, "new0").await, owner(&b, "new0").await);
-    let mut dead = HashMap::new();
-    for key in loaded_otherwise(&origin, &Asked { keys: keys().collect(), ..Asked::default() }).into_keys() {
-        dead.insert(key.clone(), owner(&a, &key).await);
+    let mut dead = HashSet::new();
+    for key in keys() {
+        if owner(&a, &key).await == "c" {
+            assert_eq!(origin.loads(&key), 2, "{key}: its stand-in loaded it, once");
+            dead.insert(key);
+        }
     }
-    assert!(!dead.is_empty() && dead.values().all(|owner| owner == "c"), "others were loaded again: {dead:?}");
+    assert!(!dead.is_empty());
     registry.restart();
     agree(&[&a, &b], &["a", "b"]).await;
     let asked = load.end().await;
     assert!(asked.failed.is_empty(), "{:?}", asked.failed);
     for (key, loads) in loaded_otherwise(&origin, &asked) {
-        // Once at the dead node, once at its stand-in, and once when that has become the owner.
-        assert!(loads <= 3, "{key} was loaded {loads} times");
+        // Once more at the new owner, and at each node that came to know of it before that did.
+        let is_new = key.starts_with("new");
+        assert!(if is_new { loads <= 2 } else { dead.contains(&key) && loads <= 4 }, "{key} was loaded {loads} times");
     }
     let d = join("d", &registry.cluster(), &origin).await;
     agree(&[&a, &b, &d], &["a", "b", "d"]).await;
