@@ -9,7 +9,7 @@ use larder_core::{
 
 use super::*;
 use crate::{
-    registry::tests::{self as scenarios, BootClock, Node, Registrar, member, refusal, within},
+    registry::tests::{BootClock, Node, Registrar, each_scenario, member, refusal, within},
     testing::{ConsulServer, Proxy, Server},
 };
 
@@ -48,38 +48,7 @@ registered_membership_contract!(contract, {
     ConsulServer::start()
 });
 
-/// Tests of scenarios of [`crate::registry::tests`].
-macro_rules! scenarios {
-    ($($name:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $name() {
-                if needs("consul") {
-                    scenarios::$name(ConsulServer::start()).await;
-                }
-            }
-        )*
-    };
-}
-
-scenarios! {
-    stopped_and_started_it_costs_nothing
-    killed_and_emptied_it_costs_nothing
-    emptied_in_an_instant_it_costs_nothing
-    paused_for_longer_than_a_lease_it_costs_nothing
-    who_crashes_meanwhile_is_out_when_it_is_back
-    a_new_run_at_the_same_address_takes_over_at_once
-}
-
-#[tokio::test]
-async fn no_slot_has_two_owners_with_authority_under_a_cut() {
-    if !needs("consul") {
-        return;
-    }
-    let server = ConsulServer::start();
-    let address = server.address();
-    scenarios::no_slot_has_two_owners_with_authority_under_a_cut(server, address).await;
-}
+each_scenario!(ConsulServer, "consul");
 
 /// Nodes by different agents are one cluster; what its agent can't tell the servers any more is out.
 #[tokio::test]

@@ -17,7 +17,9 @@ use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::*;
 use crate::{
-    registry::tests::{self as scenarios, BootClock, Node, Registrar, SOON, leases_run_out, member, refusal, within},
+    registry::tests::{
+        BootClock, Node, Registrar, SOON, each_scenario, leases_run_out, member, nodes, refusal, within,
+    },
     testing::{EtcdServer, Server},
 };
 
@@ -62,38 +64,7 @@ registered_membership_contract!(contract, {
     EtcdServer::start()
 });
 
-/// Tests of scenarios of [`crate::registry::tests`], and their servers.
-macro_rules! scenarios {
-    ($($name:ident($($argument:expr),*))*) => {
-        $(
-            #[tokio::test]
-            async fn $name() {
-                if needs("etcd") {
-                    scenarios::$name($($argument),*).await;
-                }
-            }
-        )*
-    };
-}
-
-scenarios! {
-    stopped_and_started_it_costs_nothing(EtcdServer::start())
-    killed_and_emptied_it_costs_nothing(EtcdServer::start())
-    emptied_in_an_instant_it_costs_nothing(EtcdServer::start())
-    paused_for_longer_than_a_lease_it_costs_nothing(EtcdServer::start())
-    who_crashes_meanwhile_is_out_when_it_is_back(EtcdServer::start())
-    a_new_run_at_the_same_address_takes_over_at_once(EtcdServer::start())
-}
-
-#[tokio::test]
-async fn no_slot_has_two_owners_with_authority_under_a_cut() {
-    if !needs("etcd") {
-        return;
-    }
-    let server = EtcdServer::start();
-    let address = server.address();
-    scenarios::no_slot_has_two_owners_with_authority_under_a_cut(server, address).await;
-}
+each_scenario!(EtcdServer, "etcd");
 
 #[tokio::test]
 async fn an_entry_or_a_lease_that_somebody_deletes_is_made_anew() {
@@ -101,7 +72,7 @@ async fn an_entry_or_a_lease_that_somebody_deletes_is_made_anew() {
         return;
     }
     let server = EtcdServer::start();
-    let mut nodes = scenarios::nodes(&server, "ab").await;
+    let mut nodes = nodes(&server, "ab").await;
     assert_eq!(server.ctl(&["del", "/larder/members/a"]).trim(), "1");
     while server.ctl(&["get", "/larder/members/a"]).is_empty() {
         // What the server is asked with keeps this thread from all else.
@@ -126,7 +97,7 @@ async fn what_others_keep_under_the_prefix_harms_nobody() {
         return;
     }
     let server = EtcdServer::start();
-    let mut nodes = scenarios::nodes(&server, "ab").await;
+    let mut nodes = nodes(&server, "ab").await;
     for key in ["/larder/members/odd", "/larder/members/", "/larder/members0", "/larder/other"] {
         let _put = server.ctl(&["put", key, "{\"not\": \"a member\"}"]);
     }
@@ -151,7 +122,7 @@ async fn a_history_that_was_compacted_is_a_change() {
     let began = away.list.borrow().rank();
     way.cut();
     away.proves_nothing().await;
-    let _others = scenarios::nodes::<EtcdServer>(&server, "bc").await;
+    let _others = nodes::<EtcdServer>(&server, "bc").await;
     let put = server.ctl(&["put", "elsewhere", "1", "-w", "json"]);
     let revision = serde_json::from_str::<serde_json::Value>(&put).unwrap()["header"]["revision"].to_string();
     let _compacted = server.ctl(&["compaction", &revision]);

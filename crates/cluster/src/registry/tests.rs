@@ -11,7 +11,7 @@ use larder_core::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -44,6 +44,37 @@ pub(crate) trait Registrar: Server {
     /// The membership of a node with leases this long, on the way that this URL begins with, or straight.
     fn join(&self, me: Member, lease_ttl: Duration, by: Option<&str>) -> Arc<dyn Membership>;
 }
+
+/// Makes a test of each scenario, with a server of this kind, where its program is.
+macro_rules! each_scenario {
+    ($server:ty, $program:literal) => {
+        $crate::registry::tests::each_scenario! { @ $server, $program:
+            stopped_and_started_it_costs_nothing
+            killed_and_emptied_it_costs_nothing
+            emptied_in_an_instant_it_costs_nothing
+            paused_for_longer_than_a_lease_it_costs_nothing
+            who_crashes_meanwhile_is_out_when_it_is_back
+            a_new_run_at_the_same_address_takes_over_at_once
+            while_it_is_away_authority_ends_in_time_and_goes_to_nobody_else
+            no_slot_has_two_owners_with_authority_under_a_cut
+        }
+    };
+    (@ $server:ty, $program:literal: $($name:ident)+) => {
+        mod scenarios {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    if needs($program) {
+                        $crate::registry::tests::$name(<$server>::start()).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+pub(crate) use each_scenario;
 
 pub(crate) fn member(name: &str) -> Member {
     Member {
@@ -278,44 +309,100 @@ fn owner(members: &Members, slot: Slot) -> Option<String> {
 }
 
 /// A node that is cut from the registry stops in time: before anybody else may act in its place.
-pub(crate) async fn no_slot_has_two_owners_with_authority_under_a_cut<S: Registrar>(
-    server: S,
-    address: std::net::SocketAddr,
-) {
-    let way = crate::testing::Proxy::to(address).await;
+pub(crate) async fn no_slot_has_two_owners_with_authority_under_a_cut<S: Registrar>(server: S) {
+    let way = crate::testing::Proxy::to(server.address()).await;
     let url = way.url();
     let mut cut_off = Node::join(&server, member("a"), Some(&url)).await;
     let mut other = Node::join(&server, member("b"), None).await;
     cut_off.lists("ab").await;
     other.lists("ab").await;
-    let list = other.list.borrow().clone();
-    let slot = Slot::all().find(|slot| owner(&list, *slot).as_deref() == Some("a")).unwrap();
-    let holdings = watch::Sender::new(Vec::new());
-    let notes = [("a", &cut_off), ("b", &other)].map(|(name, node)| {
-        let note = note_holdings::<S>(node.membership.clone(), name.to_owned(), slot, name == "a", holdings.clone());
-        tokio::spawn(note)
-    });
-    let mut seen = holdings.subscribe();
-    let by = |names: &'static str| {
-        move |holdings: &Vec<Holding>| holdings.iter().flat_map(|holding| holding.name.chars()).eq(names.chars())
-    };
-    within("a to act", seen.wait_for(by("a"))).await.unwrap();
+    let mut record = Record::of::<S>(&cut_off, &other);
+    record.shows("a").await;
     way.cut();
     cut_off.proves_nothing().await;
     other.lists("b").await;
-    within("b to act", seen.wait_for(by("ab"))).await.unwrap();
+    record.shows("ab").await;
     assert_eq!(cut_off.list.borrow().len(), 2, "it can't know better");
     way.mend();
     cut_off.lists("ab").await;
     other.lists("ab").await;
-    within("a to act again", seen.wait_for(by("aba"))).await.unwrap();
+    record.shows("aba").await;
     cut_off.proves_anew().await;
-    notes.iter().for_each(JoinHandle::abort);
-    let holdings = holdings.borrow().clone();
-    let names: Vec<&str> = holdings.iter().map(|holding| holding.name.as_str()).collect();
-    assert_eq!(names, ["a", "b", "a"], "by turns: {holdings:?}");
-    for pair in holdings.windows(2) {
+    for pair in record.end().windows(2) {
         assert!(pair[0].until < pair[1].from, "both act: {pair:?}");
+    }
+}
+
+/// While the registry is away, its last word counts for 0.9 leases, and for nobody else than before.
+pub(crate) async fn while_it_is_away_authority_ends_in_time_and_goes_to_nobody_else<S: Registrar>(mut server: S) {
+    let nodes = nodes(&server, "ab").await;
+    let mut record = Record::of::<S>(&nodes[0], &nodes[1]);
+    record.shows("a").await;
+    for is_paused in [true, false] {
+        if is_paused {
+            server.pause();
+        } else {
+            server.stop();
+        }
+        let away = BootClock.now();
+        for node in &nodes {
+            node.proves_nothing().await;
+        }
+        let last = record.last();
+        assert!(last.until <= away + S::TTL.mul_f64(0.9), "{last:?}, away since {away:?}");
+        if is_paused {
+            server.resume();
+        } else {
+            server.restart();
+        }
+        for node in &nodes {
+            node.proves_anew().await;
+        }
+        record.goes_on_after(BootClock.now()).await;
+    }
+    let holdings = record.end();
+    assert_eq!(holdings.len(), 1, "{holdings:?}");
+}
+
+/// Who acted as the owner of a slot that is the first node's, and when.
+struct Record {
+    holdings: watch::Receiver<Vec<Holding>>,
+    notes: JoinSet<()>,
+}
+
+impl Record {
+    fn of<S: Registrar>(owner_now: &Node, other: &Node) -> Self {
+        let list = other.list.borrow().clone();
+        let slot = Slot::all().find(|slot| owner(&list, *slot).as_deref() == Some(&*owner_now.me.name)).unwrap();
+        let holdings = watch::Sender::new(Vec::new());
+        let mut notes = JoinSet::new();
+        for (node, is_founder) in [(owner_now, true), (other, false)] {
+            let (node, name) = (node.membership.clone(), node.me.name.to_string());
+            notes.spawn(note_holdings::<S>(node, name, slot, is_founder, holdings.clone()));
+        }
+        Self { holdings: holdings.subscribe(), notes }
+    }
+
+    /// Waits until these have acted, by turns.
+    async fn shows(&mut self, names: &str) {
+        let by_these = |holdings: &Vec<Holding>| holdings.iter().flat_map(|it| it.name.chars()).eq(names.chars());
+        let shown = timeout(SOON, self.holdings.wait_for(by_these)).await.is_ok();
+        assert!(shown, "{:?} is not by {names}", self.holdings.borrow());
+    }
+
+    fn last(&self) -> Holding {
+        self.holdings.borrow().last().expect("somebody acted").clone()
+    }
+
+    /// Waits until whoever acted last acts at this moment or later.
+    async fn goes_on_after(&mut self, moment: Moment) {
+        let acts = |holdings: &Vec<Holding>| holdings.last().is_some_and(|last| last.until >= moment);
+        within("somebody to act", self.holdings.wait_for(acts)).await.unwrap();
+    }
+
+    fn end(self) -> Vec<Holding> {
+        drop(self.notes);
+        self.holdings.borrow().clone()
     }
 }
 
