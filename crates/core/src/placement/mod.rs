@@ -23,10 +23,12 @@
 mod ring;
 mod score;
 mod slot;
+mod slot_set;
 mod table;
 
 pub use ring::{GroupcacheRing, RING_POINTS};
 pub use slot::{SLOT_COUNT, Slot};
+pub use slot_set::SlotSet;
 pub use table::{SHARE_PERCENT_MAX, SlotTable};
 
 /// One of the two ways to place keys.
