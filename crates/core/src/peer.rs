@@ -3,12 +3,21 @@
 //! What a node asks of another is the same over every transport; how it gets there is the transport's affair. The core
 //! knows neither sockets nor wire formats.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{Error, Key, Member, Members, Standing, Value, Version, stats::Sizes};
+use crate::{
+    Error, ErrorKind, Key, Member, Members, Standing, Value, Version,
+    claim::{SlotReply, SlotRequest},
+    stats::Sizes,
+};
 
 /// In which part the receiver is asked (rules G3 and S1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -19,6 +28,9 @@ pub enum AskedAs {
     StandIn,
     /// As the owner, by a stand-in that was asked and reaches it. Not to be passed on, and gets no lease.
     OwnerByStandIn,
+    /// As the owner before, from whom the asker claimed the key's slot under this term: for what it holds, without a load
+    /// (rule H1).
+    Before(Version),
 }
 
 /// A question for a key's value.
@@ -84,8 +96,15 @@ pub enum PeerAnswer {
         /// How long a copy may be kept, counted from when the question was sent; `None`: not at all.
         lease: Option<Duration>,
     },
-    /// That it is not the owner, with the members as it sees them (rule W2).
-    NotOwner(Members),
+    /// That it is not the owner (rule W2).
+    NotOwner {
+        /// The members as it sees them.
+        members: Members,
+        /// Who may answer, as far as it knows.
+        to: Option<Arc<str>>,
+    },
+    /// That it holds nothing of the key: to who asks for no more ([`AskedAs::Before`]).
+    NotHeld,
 }
 
 /// A condition of a write.
@@ -215,6 +234,11 @@ pub trait PeerService: Send + Sync + 'static {
 
     /// Carries out a write that another node passed on, as [`PeerClient::write`] tells it.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>>;
+
+    /// Takes what another node says about slots. The reply is of the request's kind.
+    fn slots(&self, _request: SlotRequest) -> BoxFuture<'_, Result<SlotReply, Error>> {
+        Box::pin(ready(Err(no_claims())))
+    }
 }
 
 /// How long the other node may give no sign of life before a link gives it up: whatever waits for it ends then.
@@ -230,6 +254,11 @@ pub trait PeerClient: Send + Sync + 'static {
 
     /// Has a key written; answers with the new version (of a delete: its own), or `None` if the transport doesn't tell.
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>>;
+
+    /// Says something about slots, for an answer of its kind. Only where [`Transport::carries_claims`].
+    fn slots(&self, _request: SlotRequest, _deadline: Instant) -> BoxFuture<'_, Result<SlotReply, PeerError>> {
+        Box::pin(ready(Err(PeerError::Answered(no_claims()))))
+    }
 
     /// Asks whether it is there at all. Any sign of life will do.
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>>;
@@ -289,10 +318,20 @@ impl<L: FnMut() -> Leave + Send + 'static> Asker for Waiting<L> {
     }
 }
 
+fn no_claims() -> Error {
+    Error::new(ErrorKind::Invalid, "slots are not passed on over this transport")
+}
+
 /// Makes links to members.
 pub trait Transport: Send + Sync + 'static {
     /// The name that metrics use: `http`, `grpc`.
     fn name(&self) -> &'static str;
+
+    /// Whether nodes can pass slots on over it, by [`PeerClient::slots`]. Over one that can't, a slot is whoever's the view
+    /// says, at once and cold.
+    fn carries_claims(&self) -> bool {
+        false
+    }
 
     /// Whose links these are. A node says so before it asks for any.
     fn introduce(&self, _node: Arc<Standing>) {}

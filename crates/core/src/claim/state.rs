@@ -4,6 +4,7 @@
 //! or ask. The rules that it keeps are C1 to C5 of the protocol; what they are for stands beside each step. It knows neither
 //! time nor messages nor what a slot holds: those are the affair of the code around it.
 
+use super::message::GivenUp;
 use crate::Version;
 
 /// A node, as the table around these states numbers them.
@@ -83,15 +84,6 @@ pub(crate) struct Claim {
 impl Claim {
     /// From nobody yet.
     const NEW: Self = Self { first: 0, from: 0, other: None, gave_up: None, hops: 0, is_late: false, is_polite: false };
-}
-
-/// What a node that does not act for the slot has to say for itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(crate) struct GivenUp {
-    /// Of what it claims, or claimed before it started anew, it will act under nothing until this term.
-    pub(crate) until: Version,
-    /// The term that it acted under last, since it started.
-    pub(crate) acted: Version,
 }
 
 /// What is asked of the node that is claimed from.

@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::state::{Answer, Ask, GivenUp, NodeId, Outcome, Role, SlotState};
+use super::{
+    message::{ClaimAnswer, SlotsClaim},
+    state::{Answer, Ask, NodeId, Outcome, Role, SlotState},
+};
 use crate::{
     Moment, Version,
     placement::{SLOT_COUNT, Slot, SlotSet},
@@ -25,30 +28,6 @@ pub(crate) enum Phase {
     Reads,
     /// It acts.
     Acts,
-}
-
-/// A claim of slots that are asked for in the same words.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct SlotsAsk {
-    pub(crate) ask: NamedAsk,
-    pub(crate) slots: SlotSet,
-}
-
-/// An [`Ask`] between nodes that number others each in their own way.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct NamedAsk {
-    pub(crate) term: Version,
-    pub(crate) acted: Version,
-    pub(crate) gave_up: Option<(Arc<str>, GivenUp)>,
-    pub(crate) is_polite: bool,
-}
-
-/// An [`Answer`] likewise.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum NamedAnswer {
-    Released { had: bool },
-    Refused { known: Version },
-    Elsewhere { at: Arc<str>, given_up: GivenUp },
 }
 
 /// What answers came to.
@@ -150,14 +129,14 @@ impl Claims {
     }
 
     /// What is to be asked of whom, the claims of one node that say the same together.
-    pub(crate) fn asks(&self) -> Vec<(Arc<str>, SlotsAsk)> {
+    pub(crate) fn asks(&self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
         let mut asks: HashMap<(NodeId, Ask), SlotSet> = HashMap::new();
         for slot in Slot::all() {
             if let Some(asked) = self.entry(slot).state.ask() {
                 asks.entry(asked).or_default().insert(slot);
             }
         }
-        let named = |((to, ask), slots)| (self.nodes.name(to), SlotsAsk { ask: self.named_ask(ask), slots });
+        let named = |((to, ask), slots)| (self.nodes.name(to), self.named_claim(view, ask, slots));
         asks.into_iter().map(named).collect()
     }
 
@@ -165,16 +144,16 @@ impl Claims {
     pub(crate) fn claimed(
         &mut self,
         claimer: &Arc<str>,
-        asked: &SlotsAsk,
+        asked: &SlotsClaim,
         is_mine: impl Fn(Slot) -> bool,
         is_behind: bool,
-    ) -> Vec<(SlotSet, NamedAnswer)> {
+    ) -> Vec<(SlotSet, ClaimAnswer)> {
         let claimer = self.nodes.id(claimer);
-        let NamedAsk { term, acted, gave_up, is_polite } = &asked.ask;
+        let SlotsClaim { view: _, term, acted, gave_up, is_polite, slots } = asked;
         let gave_up = gave_up.as_ref().map(|(name, given_up)| (self.nodes.id(name), *given_up));
         let ask = Ask { term: *term, acted: *acted, gave_up, is_polite: *is_polite };
         let mut answers: HashMap<Answer, SlotSet> = HashMap::new();
-        for slot in asked.slots.iter() {
+        for slot in slots.iter() {
             let answer = self.entry_mut(slot).state.claimed(claimer, ask, is_mine(slot), is_behind);
             answers.entry(answer).or_default().insert(slot);
         }
@@ -186,16 +165,16 @@ impl Claims {
         &mut self,
         from: &Arc<str>,
         term: Version,
-        answers: Vec<(SlotSet, NamedAnswer)>,
+        answers: Vec<(SlotSet, ClaimAnswer)>,
         fresh: Version,
     ) -> Answered {
         let (from, me) = (self.nodes.id(from), self.me);
         let mut answered = Answered::default();
         for (slots, answer) in answers {
             let answer = match answer {
-                NamedAnswer::Released { had } => Answer::Released { had },
-                NamedAnswer::Refused { known } => Answer::Refused { known },
-                NamedAnswer::Elsewhere { at, given_up } => Answer::Elsewhere { at: self.nodes.id(&at), given_up },
+                ClaimAnswer::Released { had } => Answer::Released { had },
+                ClaimAnswer::Refused { known } => Answer::Refused { known },
+                ClaimAnswer::Elsewhere { at, given_up } => Answer::Elsewhere { at: self.nodes.id(&at), given_up },
             };
             for slot in slots.iter() {
                 match self.entry_mut(slot).state.answered(me, from, term, answer, fresh) {
@@ -264,17 +243,17 @@ impl Claims {
         &mut self.slots[usize::from(slot.number())]
     }
 
-    fn named_ask(&self, ask: Ask) -> NamedAsk {
+    fn named_claim(&self, view: u64, ask: Ask, slots: SlotSet) -> SlotsClaim {
         let Ask { term, acted, gave_up, is_polite } = ask;
         let gave_up = gave_up.map(|(node, given_up)| (self.nodes.name(node), given_up));
-        NamedAsk { term, acted, gave_up, is_polite }
+        SlotsClaim { view, term, acted, gave_up, is_polite, slots }
     }
 
-    fn named_answer(&self, answer: Answer) -> NamedAnswer {
+    fn named_answer(&self, answer: Answer) -> ClaimAnswer {
         match answer {
-            Answer::Released { had } => NamedAnswer::Released { had },
-            Answer::Refused { known } => NamedAnswer::Refused { known },
-            Answer::Elsewhere { at, given_up } => NamedAnswer::Elsewhere { at: self.nodes.name(at), given_up },
+            Answer::Released { had } => ClaimAnswer::Released { had },
+            Answer::Refused { known } => ClaimAnswer::Refused { known },
+            Answer::Elsewhere { at, given_up } => ClaimAnswer::Elsewhere { at: self.nodes.name(at), given_up },
         }
     }
 }
@@ -315,16 +294,16 @@ mod tests {
 
         change(&mut b, "b", Some(SLOT_COUNT), 10_000, 2);
         assert_eq!((count(&b, Phase::Waits), count(&b, Phase::Away)), (6_384, 10_000));
-        let asks = b.asks();
+        let asks = b.asks(7);
         let [(to, ask)] = &asks[..] else { panic!("{asks:?}") };
         assert_eq!((&**to, ask.slots.len()), ("a", 6_384));
         let answers = a.claimed(&name("b"), ask, |_| true, false);
-        assert!(matches!(&answers[..], [(slots, NamedAnswer::Released { had: true })] if slots.len() == 6_384));
+        assert!(matches!(&answers[..], [(slots, ClaimAnswer::Released { had: true })] if slots.len() == 6_384));
         assert_eq!((count(&a, Phase::Acts), count(&a, Phase::Away)), (10_000, 6_384));
         assert_eq!(a.elsewhere(Slot::new(SLOT_COUNT - 1).unwrap()), Some(name("b")));
-        let answered = b.answered(&name("a"), ask.ask.term, answers, version(9));
+        let answered = b.answered(&name("a"), ask.term, answers, version(9));
         assert_eq!((answered.acts.len(), count(&b, Phase::Acts)), (6_384, 6_384));
-        assert!(b.asks().is_empty());
+        assert!(b.asks(7).is_empty());
     }
 
     #[test]
@@ -333,11 +312,11 @@ mod tests {
         change(&mut b, "b", Some(SLOT_COUNT), 10_000, 2);
         let start = Moment::default();
         let wait = Duration::from_secs(1);
-        assert!(b.become_late(start + CLAIM_WAIT - Duration::from_nanos(1)).is_empty());
+        assert!(b.become_late(start + (CLAIM_WAIT - Duration::from_nanos(1))).is_empty());
         assert_eq!((b.become_late(start + CLAIM_WAIT).len(), count(&b, Phase::Reads)), (6_384, 6_384));
         assert!(b.become_late(start + CLAIM_WAIT).is_empty(), "it is news once");
         assert!(b.give_up(|_| false, wait, start + wait).is_empty());
-        assert!(b.give_up(|_| true, wait, start + wait - Duration::from_nanos(1)).is_empty());
+        assert!(b.give_up(|_| true, wait, start + (wait - Duration::from_nanos(1))).is_empty());
         assert_eq!((b.give_up(|_| true, wait, start + wait).len(), count(&b, Phase::Acts)), (6_384, 6_384));
     }
 
@@ -345,17 +324,24 @@ mod tests {
     fn a_slot_that_another_took_is_claimed_back_at_once_only_if_that_one_is_away() {
         let (mut a, b) = (Claims::new(&name("a")), name("b"));
         change(&mut a, "a", None, SLOT_COUNT, 1);
-        let ask = NamedAsk { term: version(5), acted: Version::ZERO, gave_up: None, is_polite: false };
         let slots: SlotSet = Slot::all().take(3).collect();
-        a.claimed(&b, &SlotsAsk { ask, slots: slots.clone() }, |_| true, false);
+        let claim = SlotsClaim {
+            view: 7,
+            term: version(5),
+            acted: Version::ZERO,
+            gave_up: None,
+            is_polite: false,
+            slots: slots.clone(),
+        };
+        a.claimed(&b, &claim, |_| true, false);
         for (is_away, is_polite) in [(false, true), (true, false)] {
             let mut a = Claims { nodes: Nodes::default(), me: 0, slots: a.slots.clone() };
             for known in ["a", "b"] {
                 a.nodes.id(&name(known));
             }
             assert_eq!(a.claim_back(|_| true, |other| is_away && other == "b", version(6)), slots);
-            let asks = a.asks();
-            assert!(matches!(&asks[..], [(to, asked)] if **to == *b && asked.ask.is_polite == is_polite), "{asks:?}");
+            let asks = a.asks(7);
+            assert!(matches!(&asks[..], [(to, asked)] if **to == *b && asked.is_polite == is_polite), "{asks:?}");
         }
     }
 }

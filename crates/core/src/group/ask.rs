@@ -130,7 +130,7 @@ impl Group {
     fn fetched(&self, answer: PeerAnswer) -> Option<Fetched> {
         match answer {
             PeerAnswer::Found { value, meta, lease: _ } => Some(self.found(value, meta)),
-            PeerAnswer::NotOwner(_) => None,
+            PeerAnswer::NotOwner { .. } | PeerAnswer::NotHeld => None,
         }
     }
 

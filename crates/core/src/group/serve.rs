@@ -58,7 +58,7 @@ impl Group {
         let PeerQuestion { key, deadline, .. } = &question;
         let slot = Slot::of(self.name(), key.as_bytes());
         let first = match self.part(&question, slot, over) {
-            Part::Redirects(members) => return Reply::Now(Ok(PeerAnswer::NotOwner(members))),
+            Part::Redirects(members) => return Reply::Now(Ok(PeerAnswer::NotOwner { members, to: None })),
             Part::Loads(_) if !self.has_origin() => return Reply::Now(Ok(self.nothing_for_peer())),
             Part::Loads(Role::Owner) => match boarded(self.0.loads.board(key, *deadline)) {
                 Err(error) => return Reply::Now(Err(error)),
@@ -85,7 +85,7 @@ impl Group {
                 Some(boarded) => boarded,
                 None => {
                     let role = match self.part(&question, slot, over) {
-                        Part::Redirects(members) => return Ok(PeerAnswer::NotOwner(members)),
+                        Part::Redirects(members) => return Ok(PeerAnswer::NotOwner { members, to: None }),
                         Part::Loads(role) => role,
                         Part::HandsOn(owner) => match self.hand_on(&owner, key, *deadline).await? {
                             Some(answer) => return Ok(answer),
@@ -126,7 +126,7 @@ impl Group {
         let question = self.question(key, AskedAs::OwnerByStandIn, deadline);
         match owner.get_if_alive(question).await {
             Ok(PeerAnswer::Found { value, meta, lease: _ }) => Ok(Some(PeerAnswer::Found { value, meta, lease: None })),
-            Ok(PeerAnswer::NotOwner(_)) | Err(PeerError::Unreachable { .. }) => Ok(None),
+            Ok(PeerAnswer::NotOwner { .. } | PeerAnswer::NotHeld) | Err(PeerError::Unreachable { .. }) => Ok(None),
             Err(PeerError::TimedOut) => Err(Error::timed_out("the owner was asked for a node that can't reach it")),
             Err(PeerError::Answered(error)) => Err(error),
         }
