@@ -9,6 +9,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     Clock, Member, Moment, Version,
+    claim::{Contact, SlotReply, SlotRequest},
     health::{Admission, Health, Permit},
     peer::{Asker, Leave, PeerAnswer, PeerClient, PeerError, PeerGet, PeerWrite, waiting},
     stats::{Histogram, RequestResult, Results, Sizes, SizesSnapshot},
@@ -36,13 +37,20 @@ pub struct Peer {
     health: Health,
     last_probe: Mutex<Option<(Instant, bool)>>,
     clock: Arc<dyn Clock>,
+    contact: Arc<Contact>,
     stats: PeerStats,
 }
 
 impl Peer {
-    pub(crate) fn new(member: Member, client: Arc<dyn PeerClient>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+    pub(crate) fn new(
+        member: Member,
+        client: Arc<dyn PeerClient>,
+        clock: Arc<dyn Clock>,
+        contact: Arc<Contact>,
+        seed: u64,
+    ) -> Self {
         let health = Health::new(seed);
-        Self { member, client, health, last_probe: Mutex::new(None), clock, stats: PeerStats::default() }
+        Self { member, client, health, last_probe: Mutex::new(None), clock, contact, stats: PeerStats::default() }
     }
 
     /// Who it is.
@@ -93,6 +101,10 @@ impl Peer {
             under_way.ended(Some(&silent));
             return Err(silent);
         }
+        self.ask_admitted(under_way, question).await
+    }
+
+    async fn ask_admitted(&self, under_way: UnderWay, question: PeerGet) -> Result<PeerAnswer, PeerError> {
         let deadline = question.deadline;
         let (asker, answer) = waiting(question, move || Leave::Until(deadline));
         self.send(under_way, asker);
@@ -104,6 +116,22 @@ impl Peer {
         let result = self.client.write(request).await;
         under_way.ended(result.as_ref().err());
         result
+    }
+
+    /// Asks for a key and waits for the answer.
+    pub(crate) async fn get(self: &Arc<Self>, question: PeerGet) -> Result<PeerAnswer, PeerError> {
+        let under_way = self.admit()?;
+        self.ask_admitted(under_way, question).await
+    }
+
+    /// Whether it gives a sign of life by then.
+    pub(crate) async fn is_there(&self, deadline: Instant) -> bool {
+        self.client.probe(deadline).await.is_ok()
+    }
+
+    /// Says something about slots. That is not kept from a member that is left alone: who claims does so on its own account.
+    pub(crate) async fn say(&self, request: SlotRequest, deadline: Instant) -> Result<SlotReply, PeerError> {
+        self.client.slots(request, deadline).await
     }
 
     fn admit(self: &Arc<Self>) -> Result<UnderWay, PeerError> {
@@ -159,7 +187,10 @@ impl UnderWay {
                     permit.failed(Instant::now());
                 }
             }
-            None | Some(PeerError::Answered(_)) => permit.succeeded(),
+            None | Some(PeerError::Answered(_)) => {
+                peer.contact.heard(start);
+                permit.succeeded();
+            }
         }
     }
 }

@@ -1,11 +1,8 @@
 //! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +12,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, Membership, PeerService, Standing, Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, MemberState, Members, Membership, Moment, PeerService, Standing,
+    Transport, Version,
+    claim::{Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
     membership::LOOK_TIME_MAX,
@@ -23,7 +22,7 @@ use crate::{
     placement::Slot,
     stats::{Counter, Protocol},
     version::Reading,
-    view::{Ring, View},
+    view::{Place, Ring, View},
 };
 
 /// The most groups of one node.
@@ -40,6 +39,13 @@ const GREETINGS_MAX: usize = 32;
 
 /// How soon after a look at the membership the next one is made: views that nobody has can be told by the thousand.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a node that leaves goes on with its slots until the others have heard of it and claimed them. Gossip takes some
+/// hundred milliseconds.
+const DRAIN_HEARD_IN: Duration = Duration::from_secs(2);
+
+/// How long copies may be kept elsewhere where no group says.
+const HOT_LEASE: Duration = Duration::from_secs(1);
 
 /// What a node is made of.
 pub struct NodeConfig {
@@ -84,8 +90,18 @@ struct Inner {
     config: NodeConfig,
     standing: Arc<Standing>,
     view: ArcSwap<View>,
-    /// The number of the view, or of the one that is about to take its place.
-    view_number: AtomicU64,
+    /// Which slots it acts for.
+    tenure: Tenure,
+    /// The links to the members that the last change of the view took away: they may be claimed from.
+    departed: Mutex<Vec<Arc<Peer>>>,
+    /// When it last heard of another member.
+    contact: Arc<Contact>,
+    /// Held while it asks whether its view stands.
+    waking: tokio::sync::Mutex<()>,
+    /// The members of the view, each with its incarnation, and since when they have been in it without a break.
+    since: Mutex<HashMap<Arc<str>, (u32, Moment)>>,
+    /// Members that came, to be asked for what they acted for (rule W5).
+    came: Mutex<Vec<Arc<str>>>,
     /// Held while a view is put in the place of another.
     changing: Mutex<()>,
     view_changes: Counter,
@@ -117,14 +133,29 @@ impl Node {
         let standing = Standing::new(config.name.clone(), config.incarnation, config.clock.clone());
         let standing = Arc::new(standing.with_http(config.http.clone()));
         config.transport.introduce(standing.clone());
+        let contact = Arc::new(Contact::new());
         let view = View::new(members, &config.name, config.ring, 0, |member| {
             let client = config.transport.link(member)?;
-            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), chance.u64(..))))
+            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), contact.clone(), chance.u64(..))))
         })?;
         standing.set_view(view.digest(), view.members());
+        let tenure = Tenure::new(&config.name);
+        let now = config.clock.now();
+        let mine = tenure.lose_all_but(|slot| view.is_mine(slot, &[]), now);
+        // After a start it may have been away, and its stand-in in its place (rule C1).
+        let stand_in = |slot| view.stand_in(slot, &[]).map(|member| member.name.clone());
+        let previous = |slot| if config.carries_claims() { stand_in(slot) } else { None };
+        tenure.gain(&mine, previous, standing.next_version(), now, true);
+        contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
+        let since = view.members().iter().map(|member| (member.name.clone(), (member.incarnation, now))).collect();
         Ok(Self(Arc::new(Inner {
             standing,
-            view_number: AtomicU64::new(view.number()),
+            tenure,
+            departed: Mutex::default(),
+            contact,
+            waking: tokio::sync::Mutex::default(),
+            since: Mutex::new(since),
+            came: Mutex::default(),
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
             view_changes: Counter::default(),
@@ -164,9 +195,70 @@ impl Node {
         self.0.view.load()
     }
 
+    /// Which slots it acts for.
     #[inline]
-    pub(crate) fn view_number(&self) -> u64 {
-        self.0.view_number.load(Ordering::Acquire)
+    pub(crate) fn tenure(&self) -> &Tenure {
+        &self.0.tenure
+    }
+
+    /// Whether slots are claimed before they are acted for.
+    pub(crate) fn carries_claims(&self) -> bool {
+        self.0.config.carries_claims()
+    }
+
+    /// Whether it answers for a key.
+    #[inline]
+    pub(crate) fn phase(&self, slot: Slot, key: &[u8]) -> Phase {
+        match self.0.config.ring {
+            Ring::Slots => self.0.tenure.phase(slot),
+            Ring::Groupcache if self.peek_view().is_mine(slot, key) => Phase::Acts,
+            Ring::Groupcache => Phase::Away,
+        }
+    }
+
+    /// Whether it acts for a slot, and has all that there is of it.
+    #[inline]
+    pub(crate) fn is_settled_at(&self, slot: Slot) -> bool {
+        self.0.config.ring == Ring::Groupcache || self.0.tenure.is_settled_at(slot)
+    }
+
+    /// Waits until it is known whether it answers for a slot.
+    pub(crate) async fn known(&self, slot: Slot) {
+        self.awaken().await;
+        if self.0.config.ring == Ring::Slots {
+            self.0.tenure.known(slot, self.clock()).await;
+        }
+    }
+
+    /// Waits until it acts for a key, or another node does. Whether it does.
+    pub(crate) async fn acts(&self, slot: Slot, key: &[u8]) -> bool {
+        self.awaken().await;
+        match self.0.config.ring {
+            Ring::Slots => self.0.tenure.acts(slot).await,
+            Ring::Groupcache => self.phase(slot, key) == Phase::Acts,
+        }
+    }
+
+    /// Who is to be asked for a key: its owner, or who has the slot of what is this node's own.
+    pub(crate) fn owner_place(&self, slot: Slot, key: &[u8]) -> Place {
+        let view = self.peek_view();
+        let place = view.owner_place(slot, key);
+        if matches!(place, Place::Mine) && self.phase(slot, key) == Phase::Away {
+            let other = self.0.tenure.elsewhere(slot);
+            return other.and_then(|other| view.peer(&other).cloned()).map_or(Place::Mine, Place::At);
+        }
+        place
+    }
+
+    /// The link to a member, or to one that was until the view changed last.
+    pub(crate) fn reach(&self, name: &str) -> Option<Arc<Peer>> {
+        let departed = || self.0.departed.lock().iter().find(|peer| *peer.member().name == *name).cloned();
+        self.peek_view().peer(name).cloned().or_else(departed)
+    }
+
+    /// The longest time for which any of its groups lets copies be kept elsewhere.
+    pub(crate) fn hot_lease(&self) -> Duration {
+        self.0.groups.read().values().map(|group| group.config().hot_lease).max().unwrap_or(HOT_LEASE)
     }
 
     /// How often the view has changed.
@@ -216,6 +308,7 @@ impl Node {
         if groups.len() >= GROUPS_MAX {
             return Err(Error::new(ErrorKind::Invalid, format!("{GROUPS_MAX} groups are open: that is the most")));
         }
+        self.0.contact.lease(config.hot_lease);
         let group = Group::new(self.clone(), name.clone(), config, loader);
         groups.insert(name, group.clone());
         Ok(group)
@@ -257,20 +350,69 @@ impl Node {
             }
             let client = config.transport.link(member)?;
             let seed = self.chance(|chance| chance.u64(..));
-            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), seed)))
+            Ok(Arc::new(Peer::new(member.clone(), client, config.clock.clone(), self.0.contact.clone(), seed)))
         })?;
         tracing::info!(members = new.members().len(), digest = format_args!("{:016x}", new.digest()), "view changed");
         let new = Arc::new(new);
-        // From here on no hit is taken for this node's own without a look at the view, until its group has been swept.
-        self.0.view_number.store(new.number(), Ordering::Release);
+        let Inner { tenure, departed, .. } = &*self.0;
+        let stayed = |peer: &&Arc<Peer>| new.peer(&peer.member().name).is_some();
+        *departed.lock() = old.peers().filter(|peer| !stayed(peer)).cloned().collect();
+        // From here on no hit counts of a slot that is another's, or comes from one.
+        let gained = tenure.lose_all_but(|slot| new.is_mine(slot, &[]), self.clock().now());
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());
         self.0.standing.set_view(new.digest(), new.members());
         self.0.view_changes.add(1);
         for group in self.groups() {
             group.change_view(&old, &new);
+            group.drop_slots(&gained);
+            if !self.carries_claims() {
+                group.drop_foreign(&new);
+            }
         }
+        let owner = |slot| old.owner(slot, &[]).map(|member| member.name.clone());
+        let previous = |slot| if self.carries_claims() { owner(slot) } else { None };
+        tenure.gain(&gained, previous, self.next_version(), self.clock().now(), false);
+        self.meet(&new);
         Ok(())
+    }
+
+    /// Takes down since when there are the members that there are, and who is to be asked for what it did before.
+    fn meet(&self, view: &View) {
+        let now = self.clock().now();
+        let mut since = self.0.since.lock();
+        let before = std::mem::take(&mut *since);
+        for member in view.members().iter() {
+            let stayed = before.get(&member.name).filter(|(incarnation, _)| *incarnation == member.incarnation);
+            if stayed.is_none() && member.name != *self.name() && self.carries_claims() {
+                self.0.came.lock().push(member.name.clone());
+            }
+            let began = stayed.map_or(now, |(_, began)| *began);
+            since.insert(member.name.clone(), (member.incarnation, began));
+        }
+        let has_others = self.carries_claims() && view.peers().next().is_some();
+        self.0.contact.has_others(has_others, now);
+    }
+
+    /// Members that came since this was last asked.
+    pub(crate) fn take_newcomers(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.0.came.lock())
+    }
+
+    /// For how long a member has been in the view without a break.
+    pub(crate) fn member_for(&self, name: &str, incarnation: u32) -> Option<Duration> {
+        let since = self.0.since.lock();
+        let (known, began) = since.get(name)?;
+        // Not every list of members knows incarnations.
+        (*known == incarnation || *known == 0).then(|| self.clock().now().since(*began))
+    }
+
+    pub(crate) fn contact(&self) -> &Contact {
+        &self.0.contact
+    }
+
+    pub(crate) fn waking(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.waking
     }
 
     /// Has those members say who they are of whom it is not known where their HTTP API is, so that
@@ -303,6 +445,12 @@ impl Node {
         Arc::new(Serving { node: self.clone(), over })
     }
 
+    /// Whether this node is about to leave by this list, and wasn't before.
+    fn begins_to_drain(&self, members: &Members) -> bool {
+        let drains = members.position(self.name()).is_some_and(|me| members[me].state == MemberState::Draining);
+        drains && self.carries_claims() && self.view().is_serving()
+    }
+
     /// Follows a membership for as long as it lasts, and looks at it when another node is heard to have a view that this
     /// one doesn't know (rule W1). A list that can't be used is logged and passed over.
     pub async fn follow(self, membership: Arc<dyn Membership>) {
@@ -311,6 +459,10 @@ impl Node {
         loop {
             let list = members.borrow_and_update().clone();
             let node = self.clone();
+            if self.begins_to_drain(&list) {
+                // The others hear of it and claim what this node has; until they do, it goes on.
+                drop(timeout(DRAIN_HEARD_IN, self.released()).await);
+            }
             let changed = tokio::task::spawn_blocking(move || node.change_view(list)).await;
             if let Ok(Err(error)) = changed {
                 tracing::error!(%error, "the new member list is not used");
@@ -364,9 +516,32 @@ impl PeerService for Serving {
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {
         Box::pin(async move {
-            let PeerWrite { group, key, op, condition, deadline: _ } = request;
-            self.node.group(&group)?.serve_write(&key, op, condition, self.over).map(Some)
+            let PeerWrite { group, key, op, condition, deadline } = request;
+            self.node.group(&group)?.serve_write(&key, op, condition, deadline, self.over).await.map(Some)
         })
+    }
+
+    fn slots(&self, request: SlotRequest) -> BoxFuture<'_, Result<SlotReply, Error>> {
+        Box::pin(async move {
+            let (node, SlotRequest { from, incarnation, call }) = (&self.node, request);
+            Ok(match call {
+                SlotCall::Claim(claim) => SlotReply::Claimed(node.claimed(&from, &claim)),
+                SlotCall::Confirm { term, slots } => {
+                    node.tenure().confirmed(&from, term, &slots);
+                    SlotReply::Confirmed
+                }
+                SlotCall::Recall => node.recalled(&from, incarnation),
+                SlotCall::Push { term, group, entries } => {
+                    SlotReply::Pushed { wants_more: node.group(&group)?.take_pushed(&from, term, entries) }
+                }
+            })
+        })
+    }
+}
+
+impl NodeConfig {
+    fn carries_claims(&self) -> bool {
+        self.ring == Ring::Slots && self.transport.carries_claims()
     }
 }
 

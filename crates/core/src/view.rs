@@ -80,6 +80,12 @@ impl View {
         self.peers.iter().flatten()
     }
 
+    /// The link to another member.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<&Arc<Peer>> {
+        self.peers[self.members.position(name)?].as_ref()
+    }
+
     /// The same for equal members, on every machine and version.
     #[must_use]
     pub fn digest(&self) -> u64 {

@@ -161,6 +161,15 @@ impl SlotState {
         }
     }
 
+    /// `from` may have acted for the slot as well, unknown to this node: it claims it from there (rule W5). Whether it does.
+    pub(crate) fn recalled(&mut self, from: NodeId, term: Version) -> bool {
+        let acts = matches!(self.role, Role::Acting { .. });
+        if acts {
+            self.claim(Claim { first: from, from, ..Claim::NEW }, term);
+        }
+        acts
+    }
+
     /// The node's view names another owner from now on.
     pub(crate) fn lost(&mut self) {
         self.role = match self.role {

@@ -14,6 +14,9 @@ use crate::{
     placement::{SLOT_COUNT, Slot, SlotSet},
 };
 
+/// For how long what a slot's previous owner holds is of use to the next (rule H1).
+pub(crate) const HANDOFF_TIME: Duration = Duration::from_secs(30);
+
 /// How long reads wait for who is claimed from (rule C4).
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_millis(50);
 
@@ -35,10 +38,10 @@ pub(crate) enum Phase {
 pub(crate) struct Answered {
     /// Slots that the node acts for from now on.
     pub(crate) acts: SlotSet,
-    /// Slots whose claims go to another node at once.
-    pub(crate) asks_on: SlotSet,
-    /// Slots whose claims were turned down, to be repeated after a look at the membership.
-    pub(crate) turned_down: SlotSet,
+    /// Those of them of which it loaded something meanwhile, which is not to be kept (rule C4).
+    pub(crate) forgets: SlotSet,
+    /// Claims were turned down, to be repeated a little later.
+    pub(crate) is_turned_down: bool,
 }
 
 /// The slots of one node.
@@ -53,6 +56,24 @@ struct Entry {
     state: SlotState,
     /// When the slot was gained, for a claim.
     gained: Moment,
+    /// The claim is the first since the node started, of a stand-in, which took no writes.
+    is_first: bool,
+    /// Who released it to this node, and until when what that one holds is of use (rule H1).
+    warms: Option<(NodeId, Moment)>,
+    /// The stores still have to be rid of what they hold of the slot before it is claimed.
+    is_dirty: bool,
+    /// The store may hold entries of the slot though the node does not act for it, for who claims it. Until when.
+    kept: Option<Moment>,
+}
+
+/// What was released, and to whom: the answers to a claim.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) answers: Vec<(SlotSet, ClaimAnswer)>,
+    /// Slots that the node answered for until then.
+    pub(crate) stops: SlotSet,
+    /// Slots of which it holds entries that the claimer may want.
+    pub(crate) hands_over: SlotSet,
 }
 
 /// The numbers of nodes. Names are few: those of the members that there ever were.
@@ -83,7 +104,8 @@ impl Claims {
     pub(crate) fn new(me: &Arc<str>) -> Self {
         let mut nodes = Nodes::default();
         let me = nodes.id(me);
-        let entry = Entry { state: SlotState::NEW, gained: Moment::default() };
+        let (state, gained) = (SlotState::NEW, Moment::default());
+        let entry = Entry { state, gained, is_first: false, is_dirty: false, warms: None, kept: None };
         Self { nodes, me, slots: vec![entry; usize::from(SLOT_COUNT)].into() }
     }
 
@@ -105,34 +127,116 @@ impl Claims {
         }
     }
 
-    /// The view changed: this node owns `slot` from now on, or another does.
-    pub(crate) fn view_changed(
-        &mut self,
-        is_mine: impl Fn(Slot) -> bool,
-        previous: impl Fn(Slot) -> Option<Arc<str>>,
-        term: Version,
-        now: Moment,
-    ) {
+    /// Until when reads wait for a slot's claim.
+    pub(crate) fn late_at(&self, slot: Slot) -> Moment {
+        self.entry(slot).gained + CLAIM_WAIT
+    }
+
+    /// Whether a slot is in the window in which who had it before is asked for what this node doesn't have.
+    pub(crate) fn is_warming(&self, slot: Slot) -> bool {
+        self.entry(slot).warms.is_some()
+    }
+
+    /// Who had a slot before, and the term by which that one knows the handoff.
+    pub(crate) fn before(&self, slot: Slot, now: Moment) -> Option<(Arc<str>, Version)> {
+        let Entry { state, warms, .. } = self.entry(slot);
+        let (from, until) = (*warms)?;
+        (now < until).then(|| (self.nodes.name(from), state.term()))
+    }
+
+    /// Whether `term` is the one under which this node released the slot last.
+    pub(crate) fn released_under(&self, slot: Slot, term: Version) -> bool {
+        let state = &self.entry(slot).state;
+        state.term() == term && matches!(state.role(), Role::Released { .. })
+    }
+
+    /// Whether `term` is the one under which `from` released the slot to this node, within the window.
+    pub(crate) fn takes(&self, slot: Slot, from: &str, term: Version, now: Moment) -> bool {
+        self.before(slot, now).is_some_and(|(before, known)| *before == *from && known == term)
+    }
+
+    /// Nothing more is taken from who had the slot before.
+    pub(crate) fn close(&mut self, slot: Slot) {
+        self.entry_mut(slot).warms = None;
+    }
+
+    /// The view changed: these are all that this node owns. Those that it begins to own are told; they are to be
+    /// [gained](Self::gain) once the store is rid of what it holds of them.
+    pub(crate) fn lose_all_but(&mut self, is_mine: impl Fn(Slot) -> bool, now: Moment) -> SlotSet {
+        let mut gained = SlotSet::default();
         for slot in Slot::all() {
-            if !is_mine(slot) {
-                self.entry_mut(slot).state.lost();
-                continue;
-            }
-            let previous = previous(slot).map(|name| self.nodes.id(&name)).filter(|previous| *previous != self.me);
-            let entry = self.entry_mut(slot);
-            let had_it = matches!(entry.state.role(), Role::Acting { .. } | Role::Claiming(_));
-            entry.state.gained(previous, term);
-            if !had_it {
-                entry.gained = now;
+            let answers = self.phase(slot) != Phase::Away;
+            if is_mine(slot) && !answers {
+                gained.insert(slot);
+            } else if !is_mine(slot) {
+                let entry = self.entry_mut(slot);
+                entry.state.lost();
+                entry.warms = None;
+                if answers {
+                    entry.kept = Some(now + HANDOFF_TIME);
+                }
             }
         }
+        gained
+    }
+
+    /// This node owns a slot from now on, which `previous` did before.
+    pub(crate) fn gain(&mut self, slot: Slot, previous: Option<Arc<str>>, term: Version, now: Moment, is_first: bool) {
+        let previous = previous.map(|name| self.nodes.id(&name)).filter(|previous| *previous != self.me);
+        let entry = self.entry_mut(slot);
+        entry.state.gained(previous, term);
+        (entry.gained, entry.is_first, entry.kept) = (now, is_first, None);
+    }
+
+    /// Who took the place of this node while it did not know of it may have acted for these: it claims them from there, once the
+    /// stores are [clean](Self::clean).
+    pub(crate) fn recall(&mut self, slots: &SlotSet, from: &Arc<str>, term: Version, now: Moment) -> SlotSet {
+        let from = self.nodes.id(from);
+        let mut recalled = SlotSet::default();
+        for slot in slots.iter() {
+            let entry = self.entry_mut(slot);
+            if entry.state.recalled(from, term) {
+                (entry.gained, entry.is_first, entry.is_dirty, entry.warms) = (now, false, true, None);
+                recalled.insert(slot);
+            }
+        }
+        recalled
+    }
+
+    /// The stores are rid of what they held of these slots.
+    pub(crate) fn clean(&mut self, slots: &SlotSet) {
+        for slot in slots.iter() {
+            self.entry_mut(slot).is_dirty = false;
+        }
+    }
+
+    /// The slots that this node acts or acted for, and that nobody has claimed from it.
+    pub(crate) fn unclaimed(&self) -> SlotSet {
+        let acted = |slot: &Slot| matches!(self.entry(*slot).state.role(), Role::Acting { .. } | Role::Lost);
+        Slot::all().filter(acted).collect()
+    }
+
+    /// Whether a slot is claimed that has not been had yet.
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.slots.iter().any(|entry| matches!(entry.state.role(), Role::Claiming(_)))
+    }
+
+    /// Slots whose window is over.
+    pub(crate) fn become_warm(&mut self, now: Moment) -> SlotSet {
+        self.each(|entry, _| entry.warms.take_if(|(_, until)| *until <= now).is_some())
+    }
+
+    /// Slots whose entries nobody will ask for any more.
+    pub(crate) fn forget(&mut self, now: Moment) -> SlotSet {
+        self.each(|entry, _| entry.kept.take_if(|until| *until <= now).is_some())
     }
 
     /// What is to be asked of whom, the claims of one node that say the same together.
     pub(crate) fn asks(&self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
         let mut asks: HashMap<(NodeId, Ask), SlotSet> = HashMap::new();
         for slot in Slot::all() {
-            if let Some(asked) = self.entry(slot).state.ask() {
+            let entry = self.entry(slot);
+            if let Some(asked) = entry.state.ask().filter(|_| !entry.is_dirty) {
                 asks.entry(asked).or_default().insert(slot);
             }
         }
@@ -147,17 +251,31 @@ impl Claims {
         asked: &SlotsClaim,
         is_mine: impl Fn(Slot) -> bool,
         is_behind: bool,
-    ) -> Vec<(SlotSet, ClaimAnswer)> {
+        now: Moment,
+    ) -> Claimed {
         let claimer = self.nodes.id(claimer);
         let SlotsClaim { view: _, term, acted, gave_up, is_polite, slots } = asked;
         let gave_up = gave_up.as_ref().map(|(name, given_up)| (self.nodes.id(name), *given_up));
         let ask = Ask { term: *term, acted: *acted, gave_up, is_polite: *is_polite };
         let mut answers: HashMap<Answer, SlotSet> = HashMap::new();
+        let mut claimed = Claimed::default();
         for slot in slots.iter() {
-            let answer = self.entry_mut(slot).state.claimed(claimer, ask, is_mine(slot), is_behind);
+            let answered = self.phase(slot) != Phase::Away;
+            let entry = self.entry_mut(slot);
+            let had = matches!(entry.state.role(), Role::Acting { .. } | Role::Lost);
+            let answer = entry.state.claimed(claimer, ask, is_mine(slot), is_behind);
+            if had && matches!(answer, Answer::Released { .. }) {
+                entry.kept = Some(now + HANDOFF_TIME);
+                claimed.hands_over.insert(slot);
+            }
+            if answered && self.phase(slot) == Phase::Away {
+                self.close(slot);
+                claimed.stops.insert(slot);
+            }
             answers.entry(answer).or_default().insert(slot);
         }
-        answers.into_iter().map(|(answer, slots)| (slots, self.named_answer(answer))).collect()
+        claimed.answers = answers.into_iter().map(|(answer, slots)| (slots, self.named_answer(answer))).collect();
+        claimed
     }
 
     /// `from` answered the claim of `term`. `fresh` is above every term that is known, the answers' included.
@@ -167,6 +285,7 @@ impl Claims {
         term: Version,
         answers: Vec<(SlotSet, ClaimAnswer)>,
         fresh: Version,
+        now: Moment,
     ) -> Answered {
         let (from, me) = (self.nodes.id(from), self.me);
         let mut answered = Answered::default();
@@ -177,11 +296,19 @@ impl Claims {
                 ClaimAnswer::Elsewhere { at, given_up } => Answer::Elsewhere { at: self.nodes.id(&at), given_up },
             };
             for slot in slots.iter() {
-                match self.entry_mut(slot).state.answered(me, from, term, answer, fresh) {
-                    Outcome::Nothing => {}
-                    Outcome::Acts => answered.acts.insert(slot),
-                    Outcome::AsksOn => answered.asks_on.insert(slot),
-                    Outcome::AsksLater => answered.turned_down.insert(slot),
+                let was_late = self.phase(slot) == Phase::Reads;
+                let entry = self.entry_mut(slot);
+                match entry.state.answered(me, from, term, answer, fresh) {
+                    Outcome::Nothing | Outcome::AsksOn => {}
+                    Outcome::Acts => {
+                        let hands_over = answer == Answer::Released { had: true };
+                        entry.warms = hands_over.then_some((from, now + HANDOFF_TIME));
+                        answered.acts.insert(slot);
+                        if was_late {
+                            answered.forgets.insert(slot);
+                        }
+                    }
+                    Outcome::AsksLater => answered.is_turned_down = true,
                 }
             }
         }
@@ -197,15 +324,21 @@ impl Claims {
     }
 
     /// Slots whose claims have waited for [`CLAIM_WAIT`]: reads begin.
-    pub(crate) fn become_late(&mut self, now: Moment) -> SlotSet {
-        self.each(|entry, _| now >= entry.gained + CLAIM_WAIT && entry.state.is_late())
+    pub(crate) fn become_late(&mut self, gone: impl Fn(&str) -> bool, now: Moment) -> SlotSet {
+        self.each(|entry, nodes| {
+            // Of one that is gone no answer is to be expected.
+            let is_gone = || entry.state.ask().is_some_and(|(from, _)| gone(&nodes.names[from as usize]));
+            !entry.is_dirty && (now >= entry.gained + CLAIM_WAIT || is_gone()) && entry.state.is_late()
+        })
     }
 
-    /// Slots claimed for `waited` already from nodes that are `gone`: nobody will answer, and the node acts.
+    /// Slots claimed for `waited` already from nodes that are `gone`, or from stand-ins after a start: the node acts.
     pub(crate) fn give_up(&mut self, gone: impl Fn(&str) -> bool, waited: Duration, now: Moment) -> SlotSet {
         self.each(|entry, nodes| {
-            let is_gone = entry.state.ask().is_some_and(|(from, _)| gone(&nodes.names[from as usize]));
-            let gives_up = is_gone && now >= entry.gained + waited;
+            let is_over = |from: NodeId| entry.is_first || gone(&nodes.names[from as usize]);
+            let gives_up = !entry.is_dirty
+                && now >= entry.gained + waited
+                && entry.state.ask().is_some_and(|(from, _)| is_over(from));
             if gives_up {
                 entry.state.given_up();
             }
@@ -213,17 +346,21 @@ impl Claims {
         })
     }
 
-    /// Claims back the slots that this node's view says are its own and that others have (rule C5).
+    /// Claims back the slots that this node's view says are its own and that others have (rule C5), once the stores are
+    /// [clean](Self::clean).
     pub(crate) fn claim_back(
         &mut self,
         is_mine: impl Fn(Slot) -> bool,
         is_unreachable: impl Fn(&str) -> bool,
         term: Version,
+        now: Moment,
     ) -> SlotSet {
         let mut claimed = SlotSet::default();
         for slot in Slot::all().filter(|slot| is_mine(*slot)) {
             let Some(other) = self.elsewhere(slot) else { continue };
-            if self.entry_mut(slot).state.claims_back(is_unreachable(&other), term) {
+            let entry = self.entry_mut(slot);
+            if entry.state.claims_back(is_unreachable(&other), term) {
+                (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
                 claimed.insert(slot);
             }
         }
@@ -282,7 +419,9 @@ mod tests {
 
     fn change(claims: &mut Claims, me: &str, from: Option<u16>, to: u16, term: u64) {
         let previous = |slot| from.map(|border| owner(slot, border));
-        claims.view_changed(|slot| *owner(slot, to) == *me, previous, version(term), Moment::default());
+        for slot in claims.lose_all_but(|slot| *owner(slot, to) == *me, Moment::default()).iter() {
+            claims.gain(slot, previous(slot), version(term), Moment::default(), false);
+        }
     }
 
     #[test]
@@ -297,11 +436,12 @@ mod tests {
         let asks = b.asks(7);
         let [(to, ask)] = &asks[..] else { panic!("{asks:?}") };
         assert_eq!((&**to, ask.slots.len()), ("a", 6_384));
-        let answers = a.claimed(&name("b"), ask, |_| true, false);
+        let Claimed { answers, stops, hands_over } = a.claimed(&name("b"), ask, |_| true, false, Moment::default());
         assert!(matches!(&answers[..], [(slots, ClaimAnswer::Released { had: true })] if slots.len() == 6_384));
+        assert_eq!((stops.len(), hands_over.len()), (6_384, 6_384));
         assert_eq!((count(&a, Phase::Acts), count(&a, Phase::Away)), (10_000, 6_384));
         assert_eq!(a.elsewhere(Slot::new(SLOT_COUNT - 1).unwrap()), Some(name("b")));
-        let answered = b.answered(&name("a"), ask.term, answers, version(9));
+        let answered = b.answered(&name("a"), ask.term, answers, version(9), Moment::default());
         assert_eq!((answered.acts.len(), count(&b, Phase::Acts)), (6_384, 6_384));
         assert!(b.asks(7).is_empty());
     }
@@ -312,9 +452,9 @@ mod tests {
         change(&mut b, "b", Some(SLOT_COUNT), 10_000, 2);
         let start = Moment::default();
         let wait = Duration::from_secs(1);
-        assert!(b.become_late(start + (CLAIM_WAIT - Duration::from_nanos(1))).is_empty());
-        assert_eq!((b.become_late(start + CLAIM_WAIT).len(), count(&b, Phase::Reads)), (6_384, 6_384));
-        assert!(b.become_late(start + CLAIM_WAIT).is_empty(), "it is news once");
+        assert!(b.become_late(|_| false, start + (CLAIM_WAIT - Duration::from_nanos(1))).is_empty());
+        assert_eq!((b.become_late(|_| false, start + CLAIM_WAIT).len(), count(&b, Phase::Reads)), (6_384, 6_384));
+        assert!(b.become_late(|_| false, start + CLAIM_WAIT).is_empty(), "it is news once");
         assert!(b.give_up(|_| false, wait, start + wait).is_empty());
         assert!(b.give_up(|_| true, wait, start + (wait - Duration::from_nanos(1))).is_empty());
         assert_eq!((b.give_up(|_| true, wait, start + wait).len(), count(&b, Phase::Acts)), (6_384, 6_384));
@@ -333,13 +473,15 @@ mod tests {
             is_polite: false,
             slots: slots.clone(),
         };
-        a.claimed(&b, &claim, |_| true, false);
+        a.claimed(&b, &claim, |_| true, false, Moment::default());
         for (is_away, is_polite) in [(false, true), (true, false)] {
             let mut a = Claims { nodes: Nodes::default(), me: 0, slots: a.slots.clone() };
             for known in ["a", "b"] {
                 a.nodes.id(&name(known));
             }
-            assert_eq!(a.claim_back(|_| true, |other| is_away && other == "b", version(6)), slots);
+            assert_eq!(a.claim_back(|_| true, |other| is_away && other == "b", version(6), Moment::default()), slots);
+            assert!(a.asks(7).is_empty(), "not before the stores are clean");
+            a.clean(&slots);
             let asks = a.asks(7);
             assert!(matches!(&asks[..], [(to, asked)] if **to == *b && asked.is_polite == is_polite), "{asks:?}");
         }

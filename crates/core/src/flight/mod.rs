@@ -237,6 +237,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         overtake()
     }
 
+    /// Runs `work` while no flight of `key` lands or begins and nothing [overtakes](Self::overtake) it.
+    pub fn hold<R>(&self, key: &Key, work: impl FnOnce() -> R) -> R {
+        let _keys = self.0.shard(self.0.hash(key)).lock();
+        work()
+    }
+
     /// Detaches the flights of every key that `chosen` picks.
     pub fn detach_all(&self, chosen: impl Fn(&Key) -> bool) {
         for shard in &self.0.shards {

@@ -35,8 +35,7 @@ impl Group {
     /// Asks the owner. It takes a task only where one question is not enough.
     fn lead_ask(&self, leader: Leader<Landing>, slot: Slot, deadline: Instant) {
         // After the boarding, so that a change of owner either shows here or finds this flight in the table.
-        let place = self.0.node.peek_view().owner_place(slot, leader.key().as_bytes());
-        match place {
+        match self.0.node.owner_place(slot, leader.key().as_bytes()) {
             Place::At(owner) if leader.is_cleared() => {
                 let question = self.question(leader.key(), AskedAs::Owner, deadline);
                 owner.ask(FirstAsk { question, group: self.clone(), slot, leader: Some(leader) });
@@ -54,18 +53,26 @@ impl Group {
 
     /// Asks the owner; while that can't be reached, the stand-in.
     async fn ask_owner(&self, leader: &Leader<Landing>, slot: Slot, mut first: Option<Asked>) -> Landing {
-        let key = leader.key();
+        let (node, key) = (&self.0.node, leader.key());
+        let mut told = None;
         for attempt in 0..ASK_TRIES_MAX {
             let asked = match first.take().filter(|asked| !is_early(asked, leader)) {
                 Some(asked) => asked,
-                None => match self.0.node.view().owner_place(slot, key.as_bytes()) {
+                None => match told.take().map_or_else(|| node.owner_place(slot, key.as_bytes()), Place::At) {
                     Place::At(owner) => self.ask_peer(leader, &owner, AskedAs::Owner).await,
                     Place::Mine | Place::Nobody => return Landing::Elsewhere,
                 },
             };
-            match asked.map(|answer| self.fetched(answer)) {
-                Ok(Some(fetched)) => return Landing::Fetched(fetched),
-                Ok(None) => self.pause(attempt).await,
+            match asked {
+                Ok(PeerAnswer::Found { value, meta, lease: _ }) => return Landing::Fetched(self.found(value, meta)),
+                Ok(PeerAnswer::NotOwner { to, .. }) => {
+                    // Whom it tells of is asked at once. After that, views that differ get time to agree.
+                    told = to.and_then(|to| node.view().peer(&to).cloned());
+                    if told.is_none() || attempt > 0 {
+                        self.pause(attempt).await;
+                    }
+                }
+                Ok(PeerAnswer::NotHeld) => self.pause(attempt).await,
                 Err(PeerError::Answered(error)) => return Landing::Failed(error),
                 Err(PeerError::TimedOut) => return self.failed(Error::timed_out("the owner was asked")),
                 Err(PeerError::Unreachable { .. }) => return self.ask_stand_in(leader, slot).await,

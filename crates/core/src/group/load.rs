@@ -5,9 +5,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Boarded, Fetched, Group, Landing, boarded, origin::Brought};
+use super::{
+    Boarded, Fetched, Group, Landing, boarded,
+    handoff::{Handed, Peeked},
+    origin::Brought,
+};
 use crate::{
     Error, Key, Moment, Value,
+    claim::Phase,
     flight::Leader,
     placement::Slot,
     stats::Source,
@@ -33,6 +38,16 @@ pub(super) struct Led {
     pub(super) slot: Slot,
 }
 
+/// What a flight's work brings.
+enum Brings {
+    /// Its end.
+    Landing(Landing),
+    /// What the node that had the slot before held.
+    Handed(Handed),
+    /// What the origin said.
+    Loaded(Start, Result<Brought, Error>),
+}
+
 /// When a load began, on both clocks.
 #[derive(Clone, Copy)]
 struct Start {
@@ -41,7 +56,7 @@ struct Start {
 }
 
 impl Group {
-    /// Joins the load of a key, or leads one. Only for groups with an origin.
+    /// Joins the load of a key, or leads one.
     pub(super) fn board_load(&self, key: &Key, slot: Slot, role: Role, deadline: Instant) -> Result<Boarded, Error> {
         let (leader, boarded) = boarded(self.0.loads.board(key, deadline))?;
         if let Some(leader) = leader {
@@ -65,24 +80,46 @@ impl Group {
         }
     }
 
-    /// A flight's work: clearance, a second look, the origin, the landing. `older` is the load start of the value that this
-    /// load is to renew, if it is to renew one that is still fresh.
+    /// A flight's work: clearance, the slot's claim, a second look, the node that had the slot before, the origin, the landing.
+    /// `older` is the load start of the value that this load is to renew, if it is to renew one that is still fresh.
     async fn load(self, led: Led, role: Role, older: Option<Reading>) {
         let Led { leader, key, slot } = led;
         let work = async {
+            if role == Role::Owner {
+                self.0.node.known(slot).await;
+            }
             if let Some(landing) = self.ready(&key, slot, role, older) {
-                return Err(landing);
+                return Brings::Landing(landing);
+            }
+            if role == Role::Owner
+                && older.is_none()
+                && let Peeked::Found(handed) = self.peek_before(&key, slot).await
+            {
+                return Brings::Handed(handed);
+            }
+            if !self.has_origin() {
+                return Brings::Landing(Landing::Fetched(self.nothing_fetched()));
             }
             let start = self.start();
-            Ok((start, self.ask_origin(&key).await))
+            Brings::Loaded(start, self.ask_origin(&key).await)
         };
         match leader.unless_abandoned(work).await {
             None => {}
-            Some(Err(landing)) => leader.land(|_| landing),
-            Some(Ok((start, loaded))) => {
+            Some(Brings::Landing(landing)) => leader.land(|_| landing),
+            Some(Brings::Handed(handed)) => {
+                leader.land(|attached| Landing::Fetched(self.landing_handed(&key, slot, handed, attached)));
+            }
+            Some(Brings::Loaded(start, loaded)) => {
                 leader.land(|attached| self.landing(&key, slot, role, start, loaded, attached));
             }
         }
+    }
+
+    /// What a group without an origin finds where there is nothing.
+    fn nothing_fetched(&self) -> Fetched {
+        let load_start = self.0.node.next_version().reading();
+        let (value, version, fresh_until) = (None, None, Moment::NEVER);
+        Fetched { value, version, load_start, fresh_until, source: Source::Origin, stored: false }
     }
 
     async fn ask_origin(&self, key: &Key) -> Result<Brought, Error> {
@@ -111,8 +148,9 @@ impl Group {
     async fn load_together(self, batch: Vec<Led>) {
         let mut ready = Vec::with_capacity(batch.len());
         for led in batch {
-            // One that has to wait for clearance would hold up all others: it goes on its own.
-            if led.leader.cleared().now_or_never().is_none() {
+            // One that has to wait for clearance, or to look elsewhere first, would hold up all others: it goes on its own.
+            let is_settled = self.0.node.is_settled_at(led.slot);
+            if !is_settled || led.leader.cleared().now_or_never().is_none() {
                 tokio::spawn(self.clone().load(led, Role::Owner, None));
             } else if let Some(landing) = self.ready(&led.key, led.slot, Role::Owner, None) {
                 led.leader.land(|_| landing);
@@ -151,8 +189,11 @@ impl Group {
     /// the table and detaches it.
     fn ready(&self, key: &Key, slot: Slot, role: Role, older: Option<Reading>) -> Option<Landing> {
         let now = self.now();
-        let mine = self.0.node.peek_view().is_mine(slot, key.as_bytes());
-        if (role == Role::Owner) != mine {
+        let is_its_part = match role {
+            Role::Owner => matches!(self.0.node.phase(slot, key.as_bytes()), Phase::Acts | Phase::Reads),
+            Role::StandIn | Role::Other => !self.0.node.peek_view().is_mine(slot, key.as_bytes()),
+        };
+        if !is_its_part {
             return Some(Landing::Elsewhere);
         }
         let tier = match role {
@@ -162,7 +203,8 @@ impl Group {
         };
         let hit = self.0.store.peek(key.as_bytes(), now)?;
         let renewed = older.is_none_or(|older| hit.meta().load_start > older);
-        (hit.meta().tier == tier && now < hit.meta().fresh_until && renewed).then(|| {
+        let counts = hit.meta().tier == tier && (role != Role::Owner || self.counts(key.as_bytes(), &hit.meta()));
+        (counts && now < hit.meta().fresh_until && renewed).then(|| {
             Landing::Fetched(Fetched {
                 version: Some(hit.meta().version),
                 load_start: hit.meta().load_start,

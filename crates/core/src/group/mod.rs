@@ -8,6 +8,7 @@
 mod answer;
 mod ask;
 mod config;
+mod handoff;
 mod limit;
 mod load;
 mod origin;
@@ -15,13 +16,7 @@ mod serve;
 mod settings;
 mod write;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -30,16 +25,19 @@ pub use config::{GroupConfig, HOT_LEASE_MAX};
 
 use self::{
     answer::Fetched,
+    handoff::Tombstones,
     load::{Led, Role},
     origin::Origin,
     settings::Settings,
 };
 use crate::{
     Error, ErrorKind, Key, Loader, Moment, Node,
+    claim::Phase,
     flight::{Boarding, Flights, Leader, WaitError, Waiter},
     placement::Slot,
     stats::{GroupStats, LoadErrorKind},
-    store::{Hit, Store, StoreConfig, StoreStats, Tier},
+    store::{Hit, Meta, Store, StoreConfig, StoreStats, Tier},
+    version::Reading,
     view::{Place, View, no_taker},
 };
 
@@ -73,8 +71,7 @@ struct Inner {
     /// Flights to other nodes. Callers join until the question has left (rule G2).
     asks: Flights<Landing>,
     stats: GroupStats,
-    /// The number of the view that the store was last rid of foreign slots for.
-    swept_for: AtomicU64,
+    tombstones: Tombstones,
 }
 
 /// How a flight ends.
@@ -109,9 +106,8 @@ impl Group {
         let origin = loader.map(|loader| Origin::new(loader, &config, node.view().members().len()));
         let settings = Settings::new(config);
         let (loads, asks, stats) = (Flights::new(), Flights::new(), GroupStats::default());
-        // Nothing is in the store yet: it is clean for the view as it was before the first entry came.
-        let swept_for = AtomicU64::new(node.view().number());
-        Self(Arc::new(Inner { name, settings, node, store, origin, loads, asks, stats, swept_for }))
+        let tombstones = Tombstones::default();
+        Self(Arc::new(Inner { name, settings, node, store, origin, loads, asks, stats, tombstones }))
     }
 
     /// Its name.
@@ -142,7 +138,7 @@ impl Group {
             let view = node.view();
             origin.fit(&settings.get(), view.members().len());
             // A view that came meanwhile may have been told of first.
-            if node.view_number() == view.number() {
+            if node.peek_view().number() == view.number() {
                 return Ok(());
             }
         }
@@ -262,8 +258,8 @@ impl Group {
         }
         let boarded = Key::copy_from(key).and_then(|key| {
             let slot = Slot::of(self.name(), key.as_bytes());
-            let boarded = match self.0.node.view().owner_place(slot, key.as_bytes()) {
-                Place::Mine if self.0.origin.is_none() => return Ok(Begun::Ended(Ok(self.nothing()))),
+            let boarded = match self.0.node.owner_place(slot, key.as_bytes()) {
+                Place::Mine if self.has_all(slot) => return Ok(Begun::Ended(Ok(self.nothing()))),
                 Place::Mine => {
                     let (leader, boarded) = boarded(self.0.loads.board(&key, deadline))?;
                     batch.extend(leader.map(|leader| Led { leader, key: key.clone(), slot }));
@@ -293,10 +289,9 @@ impl Group {
     /// What the store's `hit` of a key comes to. `now` may be left at the clock's start for an entry without an end.
     #[inline]
     fn judge(&self, key: &[u8], hit: Hit, now: Moment) -> Option<Answer> {
-        let Inner { node, settings, .. } = &*self.0;
-        // A copy that was kept as the stand-in answers only for the owner that can't be reached, and what is left of a
-        // slot that went elsewhere answers nothing.
-        if hit.meta().tier != Tier::Main || !(self.is_swept() || node.peek_view().is_mine(hit.meta().slot, key)) {
+        let settings = &self.0.settings;
+        // A copy that was kept as the stand-in answers only for the owner that can't be reached.
+        if hit.meta().tier != Tier::Main || !self.counts(key, &hit.meta()) {
             return None;
         }
         if now < hit.meta().fresh_until {
@@ -327,9 +322,8 @@ impl Group {
     fn board(&self, key: &[u8], deadline: Instant) -> Result<Option<Boarded>, Error> {
         let key = Key::copy_from(key)?;
         let slot = Slot::of(self.name(), key.as_bytes());
-        let place = self.0.node.peek_view().owner_place(slot, key.as_bytes());
-        match place {
-            Place::Mine if self.0.origin.is_none() => Ok(None),
+        match self.0.node.owner_place(slot, key.as_bytes()) {
+            Place::Mine if self.has_all(slot) => Ok(None),
             Place::Mine => self.board_load(&key, slot, Role::Owner, deadline).map(Some),
             Place::At(_) => self.board_ask(&key, slot, deadline).map(Some),
             Place::Nobody => Err(no_taker()),
@@ -411,7 +405,7 @@ impl Group {
 
     /// A value past its ttl that may be served in the place of an error or a long wait.
     fn stale_instead(&self, key: &[u8]) -> Option<Answer> {
-        let Inner { store, node, settings, .. } = &*self.0;
+        let Inner { store, settings, .. } = &*self.0;
         let stale_if_error = settings.get().stale_if_error;
         if stale_if_error.is_zero() {
             return None;
@@ -419,16 +413,33 @@ impl Group {
         let now = self.now();
         let hit = store.peek(key, now)?;
         let allowed = hit.meta().tier == Tier::Main
-            && node.peek_view().is_mine(hit.meta().slot, key)
+            && self.counts(key, &hit.meta())
             && now < hit.meta().fresh_until + stale_if_error;
         allowed.then(|| Answer::from_store(hit, now))
     }
 
-    /// Whether the store has been rid of what the present view gave away: what its main tier holds is this node's then. Two
-    /// loads, where a look at the view costs as much as a third of a look-up.
+    /// Whether what the main tier holds of a key is this node's to answer with (rules C2 and C4).
     #[inline]
-    fn is_swept(&self) -> bool {
-        self.0.swept_for.load(Ordering::Acquire) == self.0.node.view_number()
+    fn counts(&self, key: &[u8], meta: &Meta) -> bool {
+        // One that was sent away without knowing asks first (rule A1).
+        if !self.0.node.contact().is_sure(|| self.now()) {
+            return false;
+        }
+        match self.0.node.phase(meta.slot, key) {
+            Phase::Acts => true,
+            // Nobody has said yet that it stopped, and may have written since.
+            Phase::Reads => self.age_of(meta.load_start) < self.0.settings.get().hot_lease,
+            Phase::Waits | Phase::Away => false,
+        }
+    }
+
+    /// Whether there is nothing of a slot but what the store holds.
+    fn has_all(&self, slot: Slot) -> bool {
+        self.0.origin.is_none() && self.0.node.is_settled_at(slot)
+    }
+
+    fn age_of(&self, load_start: Reading) -> Duration {
+        Duration::from_millis(self.0.node.clock().wall_ms().saturating_sub(load_start.wall_ms()))
     }
 
     /// Whether so much of the ttl has passed that the value should be loaded anew while it is fresh.
@@ -437,8 +448,7 @@ impl Group {
             return false;
         }
         let left = hit.meta().fresh_until.since(now);
-        let wall_ms = self.0.node.clock().wall_ms();
-        let age = Duration::from_millis(wall_ms.saturating_sub(hit.meta().load_start.wall_ms()));
+        let age = self.age_of(hit.meta().load_start);
         age.as_secs_f64() >= self.0.settings.get().refresh_ahead * (age + left).as_secs_f64()
     }
 
@@ -446,21 +456,18 @@ impl Group {
         self.0.node.clock().now()
     }
 
-    /// Ends what the change of owners overtakes: flights of keys that went elsewhere or came here, and entries of both (rules W3
-    /// and W4).
+    /// Ends what the change of owners overtakes: flights of keys that went elsewhere or came here (rules W3 and W4).
     pub(crate) fn change_view(&self, old: &View, new: &View) {
-        let Inner { name, store, loads, asks, origin, .. } = &*self.0;
-        let moved = |slot: Slot, key: &[u8]| old.is_mine(slot, key) != new.is_mine(slot, key);
-        let moved_key = |key: &Key| moved(Slot::of(name, key.as_bytes()), key.as_bytes());
-        loads.detach_all(moved_key);
-        asks.detach_all(moved_key);
-        // Entries know their slot and not their hash on groupcache's ring: there, all go.
-        store.drop_slots(|slot| !new.has_slots() || moved(slot, &[]));
+        let Inner { name, loads, asks, origin, .. } = &*self.0;
+        let moved = |key: &Key| {
+            let slot = Slot::of(name, key.as_bytes());
+            old.is_mine(slot, key.as_bytes()) != new.is_mine(slot, key.as_bytes())
+        };
+        loads.detach_all(moved);
+        asks.detach_all(moved);
         if let Some(origin) = origin {
             origin.fit(&self.config(), new.members().len());
         }
-        // What was under way when the view changed is detached by now, so that nothing of the old view comes in any more.
-        self.0.swept_for.store(new.number(), Ordering::Release);
     }
 
     fn count_failure(&self, error: &Error) {

@@ -57,9 +57,12 @@ impl Group {
         question.key = question.key.detached();
         let PeerQuestion { key, deadline, .. } = &question;
         let slot = Slot::of(self.name(), key.as_bytes());
+        if let AskedAs::Before(term) = question.asked_as {
+            return Reply::Now(Ok(self.held_before(key, slot, term)));
+        }
         let first = match self.part(&question, slot, over) {
-            Part::Redirects(members) => return Reply::Now(Ok(PeerAnswer::NotOwner { members, to: None })),
-            Part::Loads(_) if !self.has_origin() => return Reply::Now(Ok(self.nothing_for_peer())),
+            Part::Redirects(members) => return Reply::Now(Ok(self.not_owner(members, slot, key))),
+            Part::Loads(_) if self.has_all(slot) => return Reply::Now(Ok(self.nothing_for_peer())),
             Part::Loads(Role::Owner) => match boarded(self.0.loads.board(key, *deadline)) {
                 Err(error) => return Reply::Now(Err(error)),
                 Ok((leader, boarded)) => {
@@ -85,14 +88,14 @@ impl Group {
                 Some(boarded) => boarded,
                 None => {
                     let role = match self.part(&question, slot, over) {
-                        Part::Redirects(members) => return Ok(PeerAnswer::NotOwner { members, to: None }),
+                        Part::Redirects(members) => return Ok(self.not_owner(members, slot, key)),
                         Part::Loads(role) => role,
                         Part::HandsOn(owner) => match self.hand_on(&owner, key, *deadline).await? {
                             Some(answer) => return Ok(answer),
                             None => Role::StandIn,
                         },
                     };
-                    if !self.has_origin() {
+                    if self.has_all(slot) || (role != Role::Owner && !self.has_origin()) {
                         return Ok(self.nothing_for_peer());
                     }
                     self.board_load(key, slot, role, *deadline)?
@@ -107,14 +110,18 @@ impl Group {
 
     /// What is this node's to do about a question, as the view is now.
     fn part(&self, question: &PeerQuestion, slot: Slot, over: Protocol) -> Part {
-        let view = self.0.node.peek_view();
-        match (view.owner_place(slot, question.key.as_bytes()), question.asked_as) {
+        let node = &self.0.node;
+        match (node.owner_place(slot, question.key.as_bytes()), question.asked_as) {
             (Place::Mine, _) => Part::Loads(Role::Owner),
             (Place::At(owner), AskedAs::StandIn) => Part::HandsOn(owner),
             (Place::Nobody, AskedAs::StandIn) => Part::Loads(Role::StandIn),
-            _ if over.can_redirect() => Part::Redirects(view.members().clone()),
+            _ if over.can_redirect() => Part::Redirects(node.peek_view().members().clone()),
             _ => Part::Loads(Role::Other),
         }
+    }
+
+    fn not_owner(&self, members: Members, slot: Slot, key: &Key) -> PeerAnswer {
+        PeerAnswer::NotOwner { members, to: self.elsewhere(slot, key.as_bytes()) }
     }
 
     fn nothing_for_peer(&self) -> PeerAnswer {

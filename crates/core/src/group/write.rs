@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Group, TIMEOUT_MAX, unreachable};
 use crate::{
     Error, ErrorKind, Key, Moment, Value, Version,
+    claim::Phase,
     peer::{Condition, PeerError, PeerWrite, WriteOp},
     placement::Slot,
     stats::{Protocol, WriteResult},
     store::{Judged, Meta, Tier},
     view::{Place, no_taker},
 };
+
+/// The pause before a write is tried again of which nobody was found who may do it; it doubles, and half of it is chance.
+const WRITE_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest such pause. By then nodes that can hear of each other agree.
+const WRITE_PAUSE_MAX: Duration = Duration::from_millis(320);
 
 impl Group {
     /// Puts a value, for `ttl` or as long as the group keeps values. Carried out by the key's owner; answers with the new version
@@ -59,11 +66,36 @@ impl Group {
         self.check_write(&op)?;
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let slot = Slot::of(self.name(), key.as_bytes());
-        match self.0.node.view().owner_place(slot, key.as_bytes()) {
-            Place::Mine => self.write_as_owner(&key, slot, op, condition).map(Some),
+        let mut pause = WRITE_PAUSE;
+        loop {
+            let written = self.write_once(&key, slot, op.clone(), condition, deadline).await;
+            match written {
+                // Nothing was written; by now another node may have the slot, or this one hear of it.
+                Err(error) if error.kind() == ErrorKind::OwnerUnreachable && Instant::now() + pause < deadline => {
+                    if pause > WRITE_PAUSE_MAX {
+                        return Err(error);
+                    }
+                    sleep(pause.mul_f64(self.0.node.chance(|chance| 0.5 + chance.f64() / 2.0))).await;
+                    pause *= 2;
+                }
+                written => return written,
+            }
+        }
+    }
+
+    async fn write_once(
+        &self,
+        key: &Key,
+        slot: Slot,
+        op: WriteOp,
+        condition: Condition,
+        deadline: Instant,
+    ) -> Result<Option<Version>, Error> {
+        match self.0.node.owner_place(slot, key.as_bytes()) {
+            Place::Mine => self.write_as_owner(key, slot, op, condition, deadline).await.map(Some),
             Place::Nobody => Err(no_taker()),
             Place::At(owner) => {
-                let write = PeerWrite { group: self.name().clone(), key, op, condition, deadline };
+                let write = PeerWrite { group: self.name().clone(), key: key.clone(), op, condition, deadline };
                 owner.write(write).await.map_err(|error| match error {
                     PeerError::Answered(error) => error,
                     PeerError::Unreachable { sent: false, .. } => {
@@ -83,11 +115,18 @@ impl Group {
     /// # Errors
     ///
     /// As for [`put`](Self::put); [`ErrorKind::OwnerUnreachable`] also if this node isn't the owner.
-    pub fn serve_write(&self, key: &Key, op: WriteOp, condition: Condition, over: Protocol) -> Result<Version, Error> {
+    pub async fn serve_write(
+        &self,
+        key: &Key,
+        op: WriteOp,
+        condition: Condition,
+        deadline: Instant,
+        over: Protocol,
+    ) -> Result<Version, Error> {
         self.0.stats.server_requests.of(over).add(1);
         self.check_write(&op)?;
         let slot = Slot::of(self.name(), key.as_bytes());
-        self.write_as_owner(key, slot, op, condition)
+        self.write_as_owner(key, slot, op, condition, deadline).await
     }
 
     fn check_write(&self, op: &WriteOp) -> Result<(), Error> {
@@ -104,20 +143,33 @@ impl Group {
         Ok(())
     }
 
-    /// One step at the owner: what is under way for the key is overtaken, the condition judged, the version taken, the value
-    /// replaced.
-    fn write_as_owner(&self, key: &Key, slot: Slot, op: WriteOp, condition: Condition) -> Result<Version, Error> {
-        let result = self.0.loads.overtake(key, || {
-            if !self.0.node.peek_view().is_mine(slot, key.as_bytes()) {
-                return Err(unreachable("the node that was asked does not own the key: nothing was written"));
-            }
-            let version = self.0.node.next_version();
-            let done = match op {
-                WriteOp::Put { value, ttl } => self.replace(key, slot, value, ttl, condition, version),
-                WriteOp::Delete => self.drop_value(key, condition),
-            };
-            done.map(|()| version)
-        });
+    /// What the owner does: it waits until it has the slot, and what the condition depends on. Then, in one step, what is under
+    /// way for the key is overtaken, the condition judged, the version taken, the value replaced.
+    async fn write_as_owner(
+        &self,
+        key: &Key,
+        slot: Slot,
+        op: WriteOp,
+        condition: Condition,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        let result = match self.ready_to_write(key, slot, condition, deadline).await {
+            Ok(()) => self.0.loads.overtake(key, || {
+                if self.0.node.phase(slot, key.as_bytes()) != Phase::Acts {
+                    return Err(not_here());
+                }
+                let version = self.0.node.next_version();
+                let done = match op {
+                    WriteOp::Put { value, ttl } => self.replace(key, slot, value, ttl, condition, version),
+                    WriteOp::Delete => self.drop_value(key, condition),
+                };
+                done.map(|()| {
+                    self.bury(key, slot);
+                    version
+                })
+            }),
+            Err(error) => Err(error),
+        };
         let label = match &result {
             Ok(_) => WriteResult::Ok,
             Err(error) if error.kind() == ErrorKind::VersionMismatch => WriteResult::Conflict,
@@ -125,6 +177,26 @@ impl Group {
         };
         self.0.stats.writes.of(label).add(1);
         result
+    }
+
+    async fn ready_to_write(
+        &self,
+        key: &Key,
+        slot: Slot,
+        condition: Condition,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let node = &self.0.node;
+        match timeout_at(deadline, node.acts(slot, key.as_bytes())).await {
+            Ok(true) => {}
+            Ok(false) => return Err(not_here()),
+            Err(_) => {
+                return Err(unreachable(
+                    "the node that had the key before has not let it go, and may be writing it: nothing was written",
+                ));
+            }
+        }
+        if condition == Condition::Always { Ok(()) } else { self.bring(key, slot).await }
     }
 
     fn replace(
@@ -173,6 +245,10 @@ impl Group {
         self.0.stats.invalidations.add(1);
         Ok(())
     }
+}
+
+fn not_here() -> Error {
+    unreachable("the node that was asked does not have the key: nothing was written")
 }
 
 fn mismatch() -> Error {

@@ -50,6 +50,12 @@ impl SlotSet {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// Takes a slot out.
+    pub fn remove(&mut self, slot: Slot) {
+        let number = usize::from(slot.number());
+        self.0[number / 64] &= !(1 << (number % 64));
+    }
+
     /// Each slot that is in it, in order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         Slot::all().filter(|slot| self.contains(*slot))

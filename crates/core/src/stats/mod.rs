@@ -112,6 +112,16 @@ labelled! {
 }
 
 labelled! {
+    /// Entries that changed their owner.
+    Handoffs of Counter, Direction {
+        /// Taken from who had them before.
+        In = "in",
+        /// Given to who has them now.
+        Out = "out",
+    }
+}
+
+labelled! {
     /// How a write ended.
     Writes of Counter, WriteResult {
         /// Done.
@@ -213,6 +223,8 @@ pub struct GroupStats {
     pub invalidations: Counter,
     /// Writes carried out here as the owner.
     pub writes: Writes,
+    /// Entries that came with slots from other nodes, or went with slots to them.
+    pub handoffs: Handoffs,
     /// Loads of single keys at the origin.
     pub origin_load: OriginStats,
     /// Loads of several keys at once at the origin.

@@ -1,0 +1,264 @@
+//! What is done about the claims of a node: they are sent, repeated and given up, and what was released is handed over.
+//!
+//! What a step means is `state.rs`; here are time and messages.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{
+    handoff::{self, Handoff},
+    message::{ClaimAnswer, GivenUp, SlotCall, SlotReply, SlotRequest, SlotsClaim},
+    table::{Answered, Claimed},
+};
+use crate::{Group, Node, Version, peer::PeerError, placement::SlotSet};
+
+/// How long the answer to a claim is waited for before it is repeated.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The pause before a claim that came to nothing is repeated; it doubles, and half of it is chance.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest such pause: how late a node that comes back is claimed from.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How often the claims are looked at while some are under way.
+const STEP: Duration = Duration::from_millis(10);
+
+/// The same while none is.
+const STEP_IDLE: Duration = Duration::from_millis(100);
+
+/// How often slots are claimed back that others have of what is this node's own (rule C5).
+const CLAIM_BACK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether another member was heard of lately.
+const CONTACT_EVERY: Duration = Duration::from_millis(50);
+
+/// A claim, as its repetitions are told from others.
+type ClaimId = (Arc<str>, Version);
+
+/// How it is with a claim.
+struct Sending {
+    /// How often it came to nothing.
+    failures: u32,
+    /// When it is repeated; `None`: it is under way.
+    again_at: Option<Instant>,
+}
+
+/// What sending a claim came to.
+enum Sent {
+    Answered,
+    TurnedDown,
+    Unanswered,
+}
+
+/// Does what there is to do about the claims of `node`, for as long as it is polled.
+pub(crate) async fn drive(node: Node) {
+    let mut under_way: JoinSet<(ClaimId, Sent)> = JoinSet::new();
+    let (mut pushing, mut others): (JoinSet<()>, JoinSet<()>) = (JoinSet::new(), JoinSet::new());
+    others.spawn(keep_contact(node.clone()));
+    let mut sendings: HashMap<ClaimId, Sending> = HashMap::new();
+    let mut claimed_back = Instant::now();
+    loop {
+        let now = Instant::now();
+        node.step_claims();
+        let newcomers = node.take_newcomers();
+        if !newcomers.is_empty() {
+            let node = node.clone();
+            others.spawn(async move { node.recall_from(newcomers).await });
+        }
+        if now >= claimed_back + CLAIM_BACK_EVERY {
+            claimed_back = now;
+            node.claim_back().await;
+        }
+        let asks = node.tenure().asks(node.view().digest());
+        sendings.retain(|(to, term), sending| {
+            sending.again_at.is_none() || asks.iter().any(|(asked, claim)| asked == to && claim.term == *term)
+        });
+        for (to, claim) in asks {
+            let id = (to.clone(), claim.term);
+            let sending = sendings.entry(id.clone()).or_insert(Sending { failures: 0, again_at: Some(now) });
+            if sending.again_at.is_some_and(|at| at <= now) {
+                sending.again_at = None;
+                let node = node.clone();
+                under_way.spawn(async move { (id, claim_from(node, to, claim).await) });
+            }
+        }
+        if pushing.is_empty() {
+            let handoffs = node.tenure().take_handoffs();
+            if !handoffs.is_empty() {
+                pushing.spawn(handoff::push(node.clone(), handoffs));
+            }
+        }
+        let pause = if node.tenure().is_claiming() { STEP } else { STEP_IDLE };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = node.tenure().work.notified() => {}
+            Some(_) = pushing.join_next() => node.tenure().handed_over(),
+            Some(_) = others.join_next() => {}
+            Some(sent) = under_way.join_next() => {
+                let Ok((id, sent)) = sent else { continue };
+                let Some(sending) = sendings.get_mut(&id) else { continue };
+                match sent {
+                    Sent::Answered => drop(sendings.remove(&id)),
+                    Sent::TurnedDown => sending.again_at = Some(Instant::now() + PAUSE_MIN),
+                    Sent::Unanswered => {
+                        let doubled = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(sending.failures)).min(PAUSE_MAX);
+                        sending.failures = sending.failures.saturating_add(1);
+                        let share = node.chance(|chance| 0.5 + chance.f64() / 2.0);
+                        sending.again_at = Some(Instant::now() + doubled.mul_f64(share));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn keep_contact(node: Node) {
+    loop {
+        node.keep_contact().await;
+        sleep(CONTACT_EVERY).await;
+    }
+}
+
+/// Sends a claim, and does what the answer says.
+async fn claim_from(node: Node, to: Arc<str>, claim: SlotsClaim) -> Sent {
+    let (term, count) = (claim.term, claim.slots.len());
+    match node.say(&to, SlotCall::Claim(claim), Instant::now() + CLAIM_TIMEOUT).await {
+        Ok(SlotReply::Claimed(answers)) => {
+            tracing::debug!(%to, slots = count, "slots were claimed");
+            node.claim_answered(&to, term, answers).await
+        }
+        Ok(_) => Sent::Unanswered,
+        Err(error) => {
+            tracing::debug!(%to, slots = count, %error, "a claim was not answered");
+            Sent::Unanswered
+        }
+    }
+}
+
+impl Node {
+    /// Says something about slots to a member, or to one that was until lately.
+    pub(crate) async fn say(&self, to: &str, call: SlotCall, deadline: Instant) -> Result<SlotReply, PeerError> {
+        let Some(peer) = self.reach(to) else {
+            return Err(PeerError::not_sent(format!("node {to:?} is no member")));
+        };
+        let request = SlotRequest { from: self.name().clone(), incarnation: self.standing().incarnation(), call };
+        peer.say(request, deadline).await
+    }
+
+    /// What time brings about.
+    fn step_claims(&self) {
+        let (view, now) = (self.view(), self.clock().now());
+        let gone = |name: &str| view.members().position(name).is_none();
+        // Who was sent away may be there all the same: it is asked, and has its time to answer.
+        let lost = |name: &str| gone(name) && self.reach(name).is_none();
+        self.tenure().become_late(lost, now);
+        self.tenure().give_up(gone, self.hot_lease(), now);
+        self.tenure().become_warm(now, || self.groups().iter().for_each(Group::forget_tombstones));
+        let forgotten = self.tenure().forget(now);
+        if !forgotten.is_empty() {
+            let node = self.clone();
+            tokio::spawn(async move { node.drop_slots(forgotten).await });
+        }
+    }
+
+    async fn claim_back(&self) {
+        let (view, now) = (self.view(), self.clock().now());
+        let is_mine = |slot| view.is_mine(slot, &[]);
+        let is_away = |name: &str| view.peer(name).is_none_or(|peer| !peer.is_admitted());
+        let claimed = self.tenure().claim_back(is_mine, is_away, self.next_version(), now);
+        if !claimed.is_empty() {
+            tracing::info!(slots = claimed.len(), "slots are claimed back");
+            self.drop_slots(claimed.clone()).await;
+            self.tenure().clean(&claimed);
+        }
+    }
+
+    /// `from` answered the claim of `term`.
+    async fn claim_answered(&self, from: &Arc<str>, term: Version, answers: Vec<(SlotSet, ClaimAnswer)>) -> Sent {
+        for (_, answer) in &answers {
+            if let ClaimAnswer::Refused { known }
+            | ClaimAnswer::Elsewhere { given_up: GivenUp { until: known, .. }, .. } = answer
+                && self.standing().observe(known.reading()).is_err()
+            {
+                return Sent::Unanswered;
+            }
+        }
+        let (fresh, now) = (self.next_version(), self.clock().now());
+        let Answered { acts, forgets, is_turned_down } = self.tenure().answered(from, term, answers, fresh, now);
+        if !acts.is_empty() {
+            self.drop_slots(forgets).await;
+            self.tenure().show(&acts);
+            let (node, from) = (self.clone(), from.clone());
+            tokio::spawn(async move {
+                let confirm = SlotCall::Confirm { term, slots: acts };
+                // If it gets lost, the next claim of the slots tells as much.
+                drop(node.say(&from, confirm, Instant::now() + CLAIM_TIMEOUT).await);
+            });
+        }
+        if is_turned_down { Sent::TurnedDown } else { Sent::Answered }
+    }
+
+    /// Rids the stores of what they hold of some slots, and detaches what is under way for them.
+    pub(super) async fn drop_slots(&self, slots: SlotSet) {
+        if slots.is_empty() {
+            return;
+        }
+        let groups = self.groups();
+        let dropped = tokio::task::spawn_blocking(move || {
+            for group in groups {
+                group.detach(&slots);
+                group.drop_slots(&slots);
+            }
+        });
+        if dropped.await.is_err() {
+            tracing::error!("entries that are not to be kept could not be dropped");
+        }
+    }
+
+    /// Answers another node's claim (rules C2 and C3).
+    pub(crate) fn claimed(&self, claimer: &Arc<str>, claim: &SlotsClaim) -> Vec<(SlotSet, ClaimAnswer)> {
+        let (view, now) = (self.view(), self.clock().now());
+        let is_behind = claim.view != view.digest() && self.standing().heard_views().was_own(claim.view);
+        let is_mine = |slot| view.is_mine(slot, &[]);
+        let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, is_behind, now);
+        if !stops.is_empty() {
+            // What is under way must not come in any more once the claimer knows.
+            self.groups().iter().for_each(|group| group.detach(&stops));
+        }
+        if !hands_over.is_empty() {
+            tracing::info!(to = %claimer, slots = hands_over.len(), "slots are released");
+            self.tenure().hand_over(Handoff { to: claimer.clone(), term: claim.term, slots: hands_over });
+        }
+        answers
+    }
+
+    /// Sends the claims of this node, and does what their answers say; hands over what is claimed from it. To be polled for
+    /// as long as the node is to take part in a cluster whose transport [carries claims](crate::Transport::carries_claims).
+    pub async fn claim_slots(self) {
+        if self.carries_claims() {
+            drive(self).await;
+        }
+    }
+
+    /// Whether the node acts for all slots that are its own.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.tenure().is_claiming()
+    }
+
+    /// Waits until all slots of this node were claimed by others, and their entries handed over, or there is nobody who
+    /// would claim any.
+    pub async fn handed_over(&self) {
+        self.tenure().until(|tenure| !tenure.has_to_hand_over()).await;
+    }
+
+    /// Waits until others have claimed all slots of this node.
+    pub(crate) async fn released(&self) {
+        self.tenure().until(|tenure| tenure.unclaimed().is_empty()).await;
+    }
+}

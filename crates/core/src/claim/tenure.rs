@@ -1,0 +1,322 @@
+//! [`Tenure`]: which slots this node acts for, as all that it serves at once ask it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+
+use super::{
+    handoff::Handoff,
+    message::{ClaimAnswer, SlotsClaim},
+    table::{Answered, Claimed, Claims, Phase},
+};
+use crate::{
+    Clock, Moment, Version,
+    placement::{SLOT_COUNT, Slot, SlotSet},
+};
+
+/// Beside a slot's phase: who had it before is asked for what this node doesn't have.
+const WARMS: u8 = 4;
+
+/// Which slots this node acts for.
+///
+/// A hit asks with one load of a byte. The bytes follow [`Claims`], which knows the reasons, and are written under its lock
+/// alone; so that nothing counts too early, what a step of the claims means for the stores is done before its byte is
+/// written, where it gives the node a slot, and after, where it takes one away.
+pub(crate) struct Tenure {
+    claims: Mutex<Claims>,
+    phases: Box<[AtomicU8]>,
+    changed: watch::Sender<()>,
+    /// There is something new to do for whoever sends claims and entries.
+    pub(crate) work: Notify,
+    handoffs: Mutex<Handoffs>,
+}
+
+/// What goes to who claimed it.
+#[derive(Default)]
+struct Handoffs {
+    waiting: Vec<Handoff>,
+    /// Some are on their way.
+    is_sending: bool,
+}
+
+impl Tenure {
+    /// A node that acts for nothing yet.
+    pub(crate) fn new(me: &Arc<str>) -> Self {
+        Self {
+            claims: Mutex::new(Claims::new(me)),
+            phases: (0..SLOT_COUNT).map(|_| AtomicU8::new(Phase::Away as u8)).collect(),
+            changed: watch::Sender::new(()),
+            work: Notify::new(),
+            handoffs: Mutex::default(),
+        }
+    }
+
+    #[inline]
+    fn byte(&self, slot: Slot) -> &AtomicU8 {
+        &self.phases[usize::from(slot.number())]
+    }
+
+    /// Whether the node answers for a slot.
+    #[inline]
+    pub(crate) fn phase(&self, slot: Slot) -> Phase {
+        match self.byte(slot).load(Ordering::Acquire) & !WARMS {
+            byte if byte == Phase::Acts as u8 => Phase::Acts,
+            byte if byte == Phase::Reads as u8 => Phase::Reads,
+            byte if byte == Phase::Waits as u8 => Phase::Waits,
+            _ => Phase::Away,
+        }
+    }
+
+    /// Whether who had the slot before is asked for what this node doesn't have.
+    #[inline]
+    pub(crate) fn is_warming(&self, slot: Slot) -> bool {
+        self.byte(slot).load(Ordering::Acquire) & WARMS != 0
+    }
+
+    /// Whether the node acts for the slot and all that there is of it is in its store.
+    #[inline]
+    pub(crate) fn is_settled_at(&self, slot: Slot) -> bool {
+        self.byte(slot).load(Ordering::Acquire) == Phase::Acts as u8
+    }
+
+    fn publish(&self, claims: &Claims, slots: &SlotSet) {
+        if slots.is_empty() {
+            return;
+        }
+        for slot in slots.iter() {
+            let warms = if claims.is_warming(slot) { WARMS } else { 0 };
+            self.byte(slot).store(claims.phase(slot) as u8 | warms, Ordering::Release);
+        }
+        self.changed.send_replace(());
+        self.work.notify_one();
+    }
+
+    /// The view changed: these are all that this node owns. Tells those that it begins to own: they are to be
+    /// [gained](Self::gain) once the stores are rid of what they hold of them.
+    pub(crate) fn lose_all_but(&self, is_mine: impl Fn(Slot) -> bool, now: Moment) -> SlotSet {
+        let mut claims = self.claims.lock();
+        let gained = claims.lose_all_but(&is_mine, now);
+        self.publish(&claims, &Slot::all().filter(|slot| !is_mine(*slot)).collect());
+        // Who asks for one of those in between waits.
+        for slot in gained.iter() {
+            self.byte(slot).store(Phase::Waits as u8, Ordering::Release);
+        }
+        gained
+    }
+
+    /// This node owns these slots from now on, which others did before.
+    pub(crate) fn gain(
+        &self,
+        slots: &SlotSet,
+        previous: impl Fn(Slot) -> Option<Arc<str>>,
+        term: Version,
+        now: Moment,
+        is_first: bool,
+    ) {
+        let mut claims = self.claims.lock();
+        for slot in slots.iter() {
+            claims.gain(slot, previous(slot), term, now, is_first);
+        }
+        self.publish(&claims, slots);
+    }
+
+    /// Waits until it is known whether the node answers for a slot: [`CLAIM_WAIT`](super::table::CLAIM_WAIT) at most.
+    pub(crate) async fn known(&self, slot: Slot, clock: &dyn Clock) {
+        while self.phase(slot) == Phase::Waits {
+            let mut changed = self.changed.subscribe();
+            let left = self.claims.lock().late_at(slot).since(clock.now());
+            if left.is_zero() {
+                self.become_late(|_| false, clock.now());
+            } else if self.phase(slot) == Phase::Waits {
+                // Told or not, it is looked at again.
+                drop(timeout(left, changed.changed()).await);
+            }
+        }
+    }
+
+    /// Waits until the node acts for a slot, or another does. Whether it does.
+    pub(crate) async fn acts(&self, slot: Slot) -> bool {
+        loop {
+            let mut changed = self.changed.subscribe();
+            match self.phase(slot) {
+                Phase::Acts => return true,
+                Phase::Away => return false,
+                // The sender is a field of this.
+                Phase::Waits | Phase::Reads => drop(changed.changed().await),
+            }
+        }
+    }
+
+    /// Waits until it is so of the claims.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
+        // The sender is a field of this.
+        drop(self.changed.subscribe().wait_for(|()| is_so(self)).await);
+    }
+
+    /// Whether some slot is claimed that has not been had yet.
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.claims.lock().is_claiming()
+    }
+
+    /// Whether some slot waits for who claims it, or its entries for being handed over.
+    pub(crate) fn has_to_hand_over(&self) -> bool {
+        let handoffs = self.handoffs.lock();
+        handoffs.is_sending || !handoffs.waiting.is_empty() || !self.claims.lock().unclaimed().is_empty()
+    }
+
+    /// The slots that this node acts or acted for, and that nobody has claimed from it.
+    pub(crate) fn unclaimed(&self) -> SlotSet {
+        self.claims.lock().unclaimed()
+    }
+
+    pub(crate) fn elsewhere(&self, slot: Slot) -> Option<Arc<str>> {
+        self.claims.lock().elsewhere(slot)
+    }
+
+    pub(crate) fn before(&self, slot: Slot, now: Moment) -> Option<(Arc<str>, Version)> {
+        if self.is_warming(slot) { self.claims.lock().before(slot, now) } else { None }
+    }
+
+    pub(crate) fn released_under(&self, slot: Slot, term: Version) -> bool {
+        self.claims.lock().released_under(slot, term)
+    }
+
+    pub(crate) fn takes(&self, slot: Slot, from: &str, term: Version, now: Moment) -> bool {
+        self.claims.lock().takes(slot, from, term, now)
+    }
+
+    pub(crate) fn close(&self, slot: Slot) {
+        let mut claims = self.claims.lock();
+        claims.close(slot);
+        self.publish(&claims, &[slot].into_iter().collect());
+    }
+
+    /// Another node's claim. It does not act for what it stops from here on; the stores are to be told.
+    pub(crate) fn claimed(
+        &self,
+        claimer: &Arc<str>,
+        claim: &SlotsClaim,
+        is_mine: impl Fn(Slot) -> bool,
+        is_behind: bool,
+        now: Moment,
+    ) -> Claimed {
+        let mut claims = self.claims.lock();
+        let claimed = claims.claimed(claimer, claim, is_mine, is_behind, now);
+        self.publish(&claims, &claim.slots);
+        claimed
+    }
+
+    /// Entries of these slots are to go to who claimed them.
+    pub(crate) fn hand_over(&self, handoff: Handoff) {
+        self.handoffs.lock().waiting.push(handoff);
+        self.work.notify_one();
+    }
+
+    /// What is to be handed over, for who does it and then says so.
+    pub(crate) fn take_handoffs(&self) -> Vec<Handoff> {
+        let mut handoffs = self.handoffs.lock();
+        handoffs.is_sending = !handoffs.waiting.is_empty();
+        std::mem::take(&mut handoffs.waiting)
+    }
+
+    /// What was taken has been handed over.
+    pub(crate) fn handed_over(&self) {
+        self.handoffs.lock().is_sending = false;
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn confirmed(&self, claimer: &Arc<str>, term: Version, slots: &SlotSet) {
+        self.claims.lock().confirmed(claimer, term, slots);
+    }
+
+    /// What is to be asked of whom.
+    pub(crate) fn asks(&self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
+        self.claims.lock().asks(view)
+    }
+
+    /// `from` answered the claim of `term`. Those that the node may act for from now on are to be [shown](Self::show) once the
+    /// stores have forgotten what is to be forgotten.
+    pub(crate) fn answered(
+        &self,
+        from: &Arc<str>,
+        term: Version,
+        answers: Vec<(SlotSet, ClaimAnswer)>,
+        fresh: Version,
+        now: Moment,
+    ) -> Answered {
+        self.claims.lock().answered(from, term, answers, fresh, now)
+    }
+
+    /// What the claims say of these slots counts from now on.
+    pub(crate) fn show(&self, slots: &SlotSet) {
+        self.publish(&self.claims.lock(), slots);
+    }
+
+    /// Reads begin of what has been claimed for long enough, or from who is gone (rule C4).
+    pub(crate) fn become_late(&self, gone: impl Fn(&str) -> bool, now: Moment) {
+        let mut claims = self.claims.lock();
+        let late = claims.become_late(gone, now);
+        self.publish(&claims, &late);
+    }
+
+    /// The node acts for what it has claimed for `waited` from nodes that are gone.
+    pub(crate) fn give_up(&self, gone: impl Fn(&str) -> bool, waited: Duration, now: Moment) {
+        let mut claims = self.claims.lock();
+        let acts = claims.give_up(gone, waited, now);
+        self.publish(&claims, &acts);
+    }
+
+    /// Claims back what others have of what is this node's own (rule C5), once the stores are [clean](Self::clean) of it.
+    pub(crate) fn claim_back(
+        &self,
+        is_mine: impl Fn(Slot) -> bool,
+        is_unreachable: impl Fn(&str) -> bool,
+        term: Version,
+        now: Moment,
+    ) -> SlotSet {
+        let mut claims = self.claims.lock();
+        let claimed = claims.claim_back(is_mine, is_unreachable, term, now);
+        self.publish(&claims, &claimed);
+        claimed
+    }
+
+    /// Claims from `from` what that one acted for as well, unknown to this node (rule W5), once the stores are
+    /// [clean](Self::clean) of it. Nothing of it counts from here on.
+    pub(crate) fn recall(&self, slots: &SlotSet, from: &Arc<str>, term: Version, now: Moment) -> SlotSet {
+        let mut claims = self.claims.lock();
+        let recalled = claims.recall(slots, from, term, now);
+        self.publish(&claims, &recalled);
+        recalled
+    }
+
+    /// The stores are rid of what they held of these slots.
+    pub(crate) fn clean(&self, slots: &SlotSet) {
+        self.claims.lock().clean(slots);
+        self.work.notify_one();
+    }
+
+    /// Ends the windows that are over. When the last one is, `all_warm` is called before another begins.
+    pub(crate) fn become_warm(&self, now: Moment, all_warm: impl FnOnce()) {
+        let mut claims = self.claims.lock();
+        let warm = claims.become_warm(now);
+        if !warm.is_empty() && !Slot::all().any(|slot| claims.is_warming(slot)) {
+            all_warm();
+        }
+        self.publish(&claims, &warm);
+    }
+
+    /// Slots whose entries nobody will ask for any more.
+    pub(crate) fn forget(&self, now: Moment) -> SlotSet {
+        self.claims.lock().forget(now)
+    }
+}
