@@ -11,6 +11,7 @@ use tokio::{
 
 use crate::{
     Error, ErrorKind, Member, PeerClient, PeerService, Transport, Version,
+    claim::{SlotReply, SlotRequest},
     peer::{Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, SILENCE_MAX},
 };
 
@@ -34,6 +35,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct FakeNetwork {
     nodes: Arc<Mutex<HashMap<Arc<str>, Arc<Node>>>>,
+    carries_claims: bool,
 }
 
 struct Node {
@@ -44,6 +46,12 @@ struct Node {
 }
 
 impl FakeNetwork {
+    /// A network over which slots are passed on. Over others they are not.
+    #[must_use]
+    pub fn with_claims() -> Self {
+        Self { carries_claims: true, ..Self::default() }
+    }
+
     /// Has `service` answer at `address`, instead of whoever did.
     pub fn add(&self, address: impl Into<Arc<str>>, service: Arc<dyn PeerService>) {
         let node = Node { service, cuts: watch::Sender::new(0), held: watch::Sender::new(false) };
@@ -88,6 +96,10 @@ impl FakeNetwork {
 impl Transport for FakeNetwork {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn carries_claims(&self) -> bool {
+        self.carries_claims
     }
 
     fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {
@@ -169,6 +181,12 @@ impl PeerClient for FakeLink {
                 node.service.write(request).await.map_err(PeerError::Answered)
             }),
         )
+    }
+
+    fn slots(&self, request: SlotRequest, deadline: Instant) -> BoxFuture<'_, Result<SlotReply, PeerError>> {
+        Box::pin(self.reach(deadline, async move |node| {
+            node.service.slots(request).await.map_err(PeerError::Answered)
+        }))
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {

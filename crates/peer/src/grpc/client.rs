@@ -12,6 +12,7 @@ use http::{
 };
 use larder_core::{
     Error, ErrorKind, Member, PeerClient, Standing, Transport, Version,
+    claim::{SlotReply, SlotRequest},
     peer::{Asker, PeerError, PeerWrite},
     stats::Sizes,
 };
@@ -23,8 +24,9 @@ use tokio::{
 use super::{
     dial::greet,
     lane::Lane,
-    limits::{CONNECT_TIMEOUT, LANE_LOAD, LANES_MAX},
-    pending::Ask,
+    limits::{CONNECT_TIMEOUT, LANE_LOAD, LANES_MAX, SLOTS_LEN_MAX},
+    pending::{Ask, Said},
+    slots,
 };
 
 /// Links to other nodes over gRPC. A [`Member::address`] is `host:port`.
@@ -70,6 +72,10 @@ impl Transport for GrpcTransport {
     /// The first to say so is it.
     fn introduce(&self, node: Arc<Standing>) {
         self.standing.get_or_init(|| node);
+    }
+
+    fn carries_claims(&self) -> bool {
+        true
     }
 
     fn greet(&self, member: &Member) -> BoxFuture<'static, ()> {
@@ -184,6 +190,24 @@ impl PeerClient for Link {
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, PeerError>> {
         let deadline = request.deadline;
         Box::pin(self.put(deadline, |tell| Ask::Write(Some(Box::new(request)), tell)))
+    }
+
+    /// Who says it has said so when the connection was made.
+    fn slots(&self, request: SlotRequest, deadline: Instant) -> BoxFuture<'_, Result<SlotReply, PeerError>> {
+        Box::pin(async move {
+            let (group, op) = slots::op(&request.call);
+            if op.encoded_len() > SLOTS_LEN_MAX {
+                let message = format!("what is said about slots takes more than {SLOTS_LEN_MAX} bytes");
+                return Err(PeerError::Answered(Error::new(ErrorKind::TooLarge, message)));
+            }
+            let said = Box::new(Said { group, op });
+            let reply = self.put(deadline, |tell| Ask::Slots(Some(said), tell)).await?;
+            if slots::is_reply(&request.call, &reply) {
+                Ok(reply)
+            } else {
+                Err(PeerError::broke_off("it answered something else than it was asked"))
+            }
+        })
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {

@@ -1,6 +1,6 @@
 //! What the core says, as the peer protocol has it, and back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_core::{
@@ -31,14 +31,14 @@ pub(super) fn hello(standing: &Standing) -> Frame {
 }
 
 /// Judges the other's first frame (rule V2), and takes down what it says of itself.
-pub(super) fn check_hello(standing: &Standing, first: &Frame) -> Result<(), Error> {
+pub(super) fn check_hello<'a>(standing: &Standing, first: &'a Frame) -> Result<&'a proto::Hello, Error> {
     let Some(hello) = &first.hello else {
         return Err(Error::new(ErrorKind::Invalid, "the first frame of an exchange must carry a hello"));
     };
     standing.check_wall(hello.wall_ms)?;
     check_frame(standing, first)?;
     standing.hear_http(&hello.name, &hello.http);
-    Ok(())
+    Ok(hello)
 }
 
 /// Judges what every frame says. Whether what it asks can be judged: else the sender's view is to be met first (rule W1).
@@ -51,29 +51,31 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn asked_as(part: AskedAs) -> i32 {
-    (match part {
-        AskedAs::Owner => proto::AskedAs::Owner,
-        AskedAs::StandIn => proto::AskedAs::StandIn,
-        AskedAs::OwnerByStandIn => proto::AskedAs::OwnerByStandIn,
-    })
-    .into()
+pub(super) fn get(part: AskedAs, value_len_max: usize) -> proto::Get {
+    let (asked_as, term) = match part {
+        AskedAs::Owner => (proto::AskedAs::Owner, None),
+        AskedAs::StandIn => (proto::AskedAs::StandIn, None),
+        AskedAs::OwnerByStandIn => (proto::AskedAs::OwnerByStandIn, None),
+        AskedAs::Before(term) => (proto::AskedAs::Before, Some(version(term))),
+    };
+    proto::Get { asked_as: asked_as.into(), value_len_max: value_len_max as u64, term }
 }
 
-/// `None`: a part that only a newer node knows.
-pub(super) fn parse_asked_as(part: i32) -> Option<AskedAs> {
-    Some(match proto::AskedAs::try_from(part).ok()? {
+/// `None`: a part that only a newer node knows, or one without what goes with it.
+pub(super) fn parse_asked_as(get: &proto::Get) -> Option<AskedAs> {
+    Some(match proto::AskedAs::try_from(get.asked_as).ok()? {
         proto::AskedAs::Owner => AskedAs::Owner,
         proto::AskedAs::StandIn => AskedAs::StandIn,
         proto::AskedAs::OwnerByStandIn => AskedAs::OwnerByStandIn,
+        proto::AskedAs::Before => AskedAs::Before(parse_version(get.term?)),
     })
 }
 
-fn version(version: Version) -> proto::Version {
+pub(super) fn version(version: Version) -> proto::Version {
     proto::Version { reading: version.reading().to_bits(), incarnation: version.incarnation() }
 }
 
-fn parse_version(version: proto::Version) -> Version {
+pub(super) fn parse_version(version: proto::Version) -> Version {
     Version::new(Reading::from_bits(version.reading), version.incarnation)
 }
 
@@ -101,7 +103,8 @@ pub(super) fn parse_condition(condition: Option<proto::Condition>) -> Option<Con
 /// What an answer says, and the value that is to follow it in pieces.
 pub(super) fn outcome(answer: PeerAnswer, value_len_max: usize) -> (Outcome, Option<Bytes>) {
     let (value, meta, lease) = match answer {
-        PeerAnswer::NotOwner(members) => return (Outcome::NotOwner(not_owner(&members)), None),
+        PeerAnswer::NotOwner { members, to } => return (Outcome::NotOwner(not_owner(&members, to)), None),
+        PeerAnswer::NotHeld => return (Outcome::NotHeld(proto::NotHeld {}), None),
         PeerAnswer::Found { value, meta, lease } => (value, meta, lease),
     };
     let mut found = proto::Found { lease_ms: lease.map(millis), ..proto::Found::default() };
@@ -174,7 +177,7 @@ pub(super) fn parse_written(written: proto::Written) -> Option<Version> {
     written.version.map(parse_version)
 }
 
-fn not_owner(members: &Members) -> proto::NotOwner {
+fn not_owner(members: &Members, to: Option<Arc<str>>) -> proto::NotOwner {
     let state = |state| match state {
         MemberState::Serving => proto::MemberState::Serving,
         MemberState::Joining => proto::MemberState::Joining,
@@ -189,10 +192,10 @@ fn not_owner(members: &Members) -> proto::NotOwner {
         zone: member.zone.to_string(),
         state: state(member.state).into(),
     });
-    proto::NotOwner { members: members.collect() }
+    proto::NotOwner { members: members.collect(), to: to.map(|to| to.to_string()).unwrap_or_default() }
 }
 
-/// The members as the other node sees them.
+/// The members as the other node sees them, and who may answer.
 pub(super) fn parse_not_owner(not_owner: proto::NotOwner) -> Result<PeerAnswer, Error> {
     let members = not_owner.members.into_iter().map(|member| Member {
         state: match member.state() {
@@ -207,5 +210,6 @@ pub(super) fn parse_not_owner(not_owner: proto::NotOwner) -> Result<PeerAnswer, 
         weight: member.weight,
         zone: member.zone.into(),
     });
-    Members::new(members).map(PeerAnswer::NotOwner)
+    let to = (!not_owner.to.is_empty()).then(|| not_owner.to.into());
+    Ok(PeerAnswer::NotOwner { members: Members::new(members)?, to })
 }

@@ -34,7 +34,7 @@ impl Dialled {
     pub(super) async fn hello(&mut self, standing: &Standing) -> Result<(), String> {
         let first = self.frames.message().await.map_err(|status| format!("it refused: {}", status.message()))?;
         let first = first.ok_or_else(|| "it closed the exchange before it said hello".to_owned())?;
-        convert::check_hello(standing, &first).map_err(|error| error.to_string())
+        convert::check_hello(standing, &first).map(drop).map_err(|error| error.to_string())
     }
 }
 

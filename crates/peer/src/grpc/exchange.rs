@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures_util::{Stream, future::BoxFuture};
 use larder_core::{
     Error, ErrorKind, Key, PeerService, Standing, Version,
+    claim::{SlotCall, SlotRequest},
     peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply, WriteOp},
 };
 use tokio::{
@@ -31,6 +32,7 @@ use super::{
     convert, limits,
     pieces::{Incoming, Outgoing},
     proto::{Answer, Chunk, Frame, Put, Request, answer::Outcome, request::Op},
+    slots,
     streams::Open,
 };
 
@@ -44,6 +46,8 @@ const ANSWER_LEN: usize = 64;
 pub(super) struct Exchange {
     service: Arc<dyn PeerService>,
     standing: Arc<Standing>,
+    /// The name and the incarnation of who asks.
+    asker: (Arc<str>, u32),
     frames: Streaming<Frame>,
     /// A frame of a view that this node looks for, and when it came. What comes after it waits as well.
     held_up: Option<(Frame, Instant, BoxFuture<'static, ()>)>,
@@ -91,12 +95,15 @@ struct Done {
 enum CameTo {
     Answer(Result<PeerAnswer, Error>, usize),
     Written(Result<Option<Version>, Error>),
+    /// To what was said about slots.
+    Said(Result<Outcome, Error>),
 }
 
 impl Exchange {
     pub(super) fn new(
         service: Arc<dyn PeerService>,
         standing: Arc<Standing>,
+        asker: (Arc<str>, u32),
         frames: Streaming<Frame>,
         ending: BoxFuture<'static, ()>,
         open: Open,
@@ -105,6 +112,7 @@ impl Exchange {
             hello: Some(convert::hello(&standing)),
             service,
             standing,
+            asker,
             frames,
             held_up: None,
             names: Vec::new(),
@@ -122,21 +130,32 @@ impl Exchange {
         }
     }
 
-    /// Takes a frame, unless its sender's view is to be looked for first (rule W1).
-    fn judge(&mut self, frame: Frame) -> Result<(), Status> {
-        if convert::check_frame(&self.standing, &frame).map_err(|error| wrong(error.message()))? {
-            return self.take(frame, Instant::now());
+    /// Takes a frame, unless its sender's view is to be looked for first (rule W1). What it says about slots does not wait for
+    /// that.
+    fn judge(&mut self, mut frame: Frame) -> Result<(), Status> {
+        if frame.hello.is_some() || !frame.answers.is_empty() {
+            return Err(wrong("a frame carries what only the first one, or who answers, may send"));
+        }
+        let (can_judge, now) = (convert::check_frame(&self.standing, &frame), Instant::now());
+        if can_judge.map_err(|error| wrong(error.message()))? {
+            return self.take(frame, now);
+        }
+        let is_about_slots = |request: &Request| slots::are_asked_for(request.op.as_ref());
+        if frame.requests.iter().any(is_about_slots) {
+            let (requests, others) = frame.requests.into_iter().partition(is_about_slots);
+            self.take(Frame { groups: frame.groups.clone(), requests, ..Frame::default() }, now)?;
+            frame.requests = others;
+            if frame.requests.is_empty() && frame.chunks.is_empty() {
+                return Ok(());
+            }
         }
         let (standing, view) = (self.standing.clone(), frame.view);
-        self.held_up = Some((frame, Instant::now(), Box::pin(async move { standing.meet_view(view).await })));
+        self.held_up = Some((frame, now, Box::pin(async move { standing.meet_view(view).await })));
         Ok(())
     }
 
     /// Takes one frame's questions together.
     fn take(&mut self, frame: Frame, now: Instant) -> Result<(), Status> {
-        if frame.hello.is_some() || !frame.answers.is_empty() {
-            return Err(wrong("a frame carries what only the first one, or who answers, may send"));
-        }
         let groups =
             frame.groups.iter().map(|name| self.group_name(name)).collect::<Result<Vec<Arc<str>>, Status>>()?;
         let mut asked = Asked::default();
@@ -189,7 +208,16 @@ impl Exchange {
             self.refuse(id, ErrorKind::TimedOut, "the deadline had passed when the request arrived");
             return Ok(());
         }
-        let Some(group) = groups.get(group as usize) else {
+        let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
+        let group = groups.get(group as usize);
+        if slots::are_asked_for(Some(&op)) {
+            match slots::parse_op(op, group.cloned()) {
+                Ok(call) => self.slots(id, call, deadline),
+                Err(error) => self.push(id, convert::failed(&error)),
+            }
+            return Ok(());
+        }
+        let Some(group) = group else {
             return Err(wrong("a request is of a group that its frame does not name"));
         };
         // A write waits, and must not keep the whole frame that it came in.
@@ -204,11 +232,11 @@ impl Exchange {
                 return Ok(());
             }
         };
-        let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
         match op {
             Op::Get(get) => {
-                let Some(asked_as) = convert::parse_asked_as(get.asked_as) else {
-                    self.refuse(id, ErrorKind::Invalid, "this node does not know what it is asked as: it is older");
+                let Some(asked_as) = convert::parse_asked_as(&get) else {
+                    let message = "this node does not know what it is asked as: it is older, or the term is missing";
+                    self.refuse(id, ErrorKind::Invalid, message);
                     return Ok(());
                 };
                 let value_len_max = usize::try_from(get.value_len_max).unwrap_or(usize::MAX);
@@ -232,7 +260,7 @@ impl Exchange {
                     self.refuse(id, ErrorKind::Invalid, "this node does not know the write's condition: it is older");
                 }
             },
-            Op::Ping(_) => {}
+            Op::Ping(_) | Op::Claim(_) | Op::Push(_) | Op::Confirm(_) | Op::Recall(_) => {}
         }
         Ok(())
     }
@@ -254,7 +282,7 @@ impl Exchange {
                     let made_len = self.made_len.clone();
                     self.tasks.spawn(async move {
                         let answer = timeout_at(deadline + limits::DEADLINE_GRACE, answer).await;
-                        let kept = answer.ok().map(|answer| keep(answer, &made_len));
+                        let kept = answer.ok().map(|answer| keep(answer, answer_len, &made_len));
                         Done { id, came_to: kept.map(|answer| CameTo::Answer(answer, value_len_max)) }
                     });
                 }
@@ -330,6 +358,20 @@ impl Exchange {
         });
     }
 
+    fn slots(&mut self, id: u64, call: SlotCall, deadline: Instant) {
+        if !self.has_room_for_task(id) {
+            return;
+        }
+        let (from, incarnation) = self.asker.clone();
+        let (service, made_len) = (self.service.clone(), self.made_len.clone());
+        self.tasks.spawn(async move {
+            let reply = service.slots(SlotRequest { from, incarnation, call });
+            let reply = timeout_at(deadline + limits::DEADLINE_GRACE, reply).await;
+            let kept = reply.ok().map(|reply| keep(reply.map(slots::outcome), value_len, &made_len));
+            Done { id, came_to: kept.map(CameTo::Said) }
+        });
+    }
+
     fn has_room_for_task(&mut self, id: u64) -> bool {
         let has_room = self.tasks.len() < limits::TASKS_MAX;
         if !has_room {
@@ -341,9 +383,14 @@ impl Exchange {
     fn done(&mut self, done: Done) {
         match done.came_to {
             Some(CameTo::Answer(answer, value_len_max)) => {
-                self.made_len.fetch_sub(answer_len(&answer), Ordering::Relaxed);
+                self.made_len.fetch_sub(answer.as_ref().map_or(0, answer_len), Ordering::Relaxed);
                 self.answer(done.id, answer, value_len_max);
             }
+            Some(CameTo::Said(Ok(outcome))) => {
+                self.made_len.fetch_sub(value_len(&outcome), Ordering::Relaxed);
+                self.send(done.id, outcome, None);
+            }
+            Some(CameTo::Said(Err(error))) => self.push(done.id, convert::failed(&error)),
             Some(CameTo::Written(Ok(version))) => self.push(done.id, convert::written(version)),
             Some(CameTo::Written(Err(error))) => self.push(done.id, convert::failed(&error)),
             None => {}
@@ -356,6 +403,11 @@ impl Exchange {
             Err(error) => return self.push(id, convert::failed(&error)),
         };
         let (outcome, follows) = convert::outcome(answer, value_len_max);
+        self.send(id, outcome, follows);
+    }
+
+    /// Has an answer sent, if there is room for it.
+    fn send(&mut self, id: u64, outcome: Outcome, follows: Option<Bytes>) {
         let len = value_len(&outcome) + follows.as_ref().map_or(0, Bytes::len);
         if self.ready_len + len > limits::READY_LEN_MAX {
             return self.overloaded(id);
@@ -477,8 +529,8 @@ impl Stream for Exchange {
 }
 
 /// Counts an answer that is kept until somebody takes it, or lets go of it.
-fn keep(answer: Result<PeerAnswer, Error>, made_len: &AtomicUsize) -> Result<PeerAnswer, Error> {
-    let len = answer_len(&answer);
+fn keep<T>(answer: Result<T, Error>, len: impl Fn(&T) -> usize, made_len: &AtomicUsize) -> Result<T, Error> {
+    let len = answer.as_ref().map_or(0, len);
     if made_len.fetch_add(len, Ordering::Relaxed) + len <= limits::READY_LEN_MAX {
         return answer;
     }
@@ -486,9 +538,9 @@ fn keep(answer: Result<PeerAnswer, Error>, made_len: &AtomicUsize) -> Result<Pee
     Err(overloaded())
 }
 
-fn answer_len(answer: &Result<PeerAnswer, Error>) -> usize {
+fn answer_len(answer: &PeerAnswer) -> usize {
     match answer {
-        Ok(PeerAnswer::Found { value: Some(value), .. }) => value.len(),
+        PeerAnswer::Found { value: Some(value), .. } => value.len(),
         _ => 0,
     }
 }
@@ -501,6 +553,8 @@ fn overloaded() -> Error {
 fn value_len(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Found(found) => found.value.as_ref().map_or(0, Bytes::len),
+        Outcome::Claimed(claimed) => claimed.answers.len(),
+        Outcome::Recalled(recalled) => recalled.slots.len(),
         _ => 0,
     }
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use larder_core::health;
+use larder_core::{
+    KEY_LEN_MAX,
+    claim::{PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX},
+    health,
+};
 
 /// The most connections of one link. HTTP/2 has a lock a connection, so that one connection keeps about one core busy.
 pub const LANES_MAX: usize = 4;
@@ -30,12 +34,27 @@ pub const FIELDS_MAX: usize = 16 * FRAME_COUNT_MAX;
 /// When a frame takes nothing more, in bytes: what a connection sends at a go. The last thing in it may go beyond.
 pub const FRAME_LEN: usize = 128 * 1024;
 
-/// The longest frame that an asker may send, in bytes: [`FRAME_LEN`] and a value and a chunk of [`CHUNK_LEN`] each, with
-/// room.
+/// The longest thing that is said about slots, in bytes: the entries of a push, with room for what is known of them. What is
+/// longer is not sent.
+pub const SLOTS_LEN_MAX: usize = 512 * 1024;
+
+/// The most things that an answer to a claim says, each of slots of its own. Nodes that agree on what was before say one; the
+/// slots of which it says nothing are claimed again.
+pub const CLAIM_ANSWERS_MAX: usize = 1_024;
+
+/// The longest frame that an asker may send, in bytes: [`FRAME_LEN`], a value or something about slots, and a chunk of
+/// [`CHUNK_LEN`], with room.
 pub const ASKER_FRAME_LEN_MAX: usize = 1024 * 1024;
 
-/// The longest frame that is taken from who answers, in bytes: the same, or a view of the most members there are.
+/// The longest frame that is taken from who answers, in bytes: the same, or a view of the most members there are, or what is
+/// said to a claim.
 pub const ANSWERER_FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
+
+const _: () = assert!(
+    PUSH_LEN + PUSH_VALUE_LEN_MAX + KEY_LEN_MAX + 256 * PUSH_ENTRIES_MAX <= SLOTS_LEN_MAX
+        && FRAME_LEN + SLOTS_LEN_MAX + CHUNK_LEN < ASKER_FRAME_LEN_MAX
+        && FRAME_LEN + CLAIM_ANSWERS_MAX * 3 * 1024 + CHUNK_LEN < ANSWERER_FRAME_LEN_MAX
+);
 
 /// The longest piece of a value that travels at once, in bytes; longer values are cut up. On a gigabit link it holds up what
 /// comes after it for 2 ms.

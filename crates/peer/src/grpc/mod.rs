@@ -29,6 +29,7 @@ mod pieces;
 #[cfg(test)]
 mod reference;
 mod serve;
+mod slots;
 pub mod status;
 mod streams;
 mod wire;

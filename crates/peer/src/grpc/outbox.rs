@@ -8,7 +8,9 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{
-    convert, limits, pieces,
+    convert, limits,
+    pending::Said,
+    pieces,
     proto::{self, Frame, Request, request::Op},
     wire,
 };
@@ -44,7 +46,7 @@ impl Outbox {
 
     pub(super) fn get(&mut self, id: u64, get: &PeerGet, deadline: Instant) {
         let PeerGet { group, key, asked_as, value_len_max, .. } = get;
-        let op = proto::Get { asked_as: convert::asked_as(*asked_as), value_len_max: *value_len_max as u64 };
+        let op = convert::get(*asked_as, *value_len_max);
         let (group, left_ms) = self.begin(Some(group), key.as_bytes(), deadline);
         wire::write_get(&mut self.message, id, group, key.as_bytes(), left_ms, op);
     }
@@ -65,6 +67,11 @@ impl Outbox {
             }
         };
         self.push(id, Some(&write.group), write.key.as_bytes(), write.deadline, op);
+    }
+
+    pub(super) fn slots(&mut self, id: u64, said: Said, deadline: Instant) {
+        self.len += said.op.encoded_len();
+        self.push(id, said.group.as_ref(), b"", deadline, said.op);
     }
 
     pub(super) fn ping(&mut self, id: u64, deadline: Instant) {

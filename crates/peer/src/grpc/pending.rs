@@ -3,10 +3,11 @@
 //! An id is a place in the table and the number of its use, so that a late answer to a request that was given up never
 //! meets the one that has its place now.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use larder_core::{
     Error, ErrorKind, Version,
+    claim::SlotReply,
     peer::{Asker, Leave, PeerAnswer, PeerError, PeerWrite},
 };
 use slab::Slab;
@@ -16,7 +17,8 @@ use super::{
     convert, limits,
     outbox::Outbox,
     pieces::Incoming,
-    proto::{self, answer::Outcome},
+    proto::{self, answer::Outcome, request::Op},
+    slots,
 };
 
 /// What is asked, and who waits for the answer.
@@ -24,8 +26,16 @@ pub(super) enum Ask {
     Get(Box<dyn Asker>),
     /// `None` once it is sent: it never is again.
     Write(Option<Box<PeerWrite>>, oneshot::Sender<Result<Option<Version>, PeerError>>),
+    /// `None` once it is sent: it never is again.
+    Slots(Option<Box<Said>>, oneshot::Sender<Result<SlotReply, PeerError>>),
     /// Nobody waits for the link's own.
     Ping(Option<oneshot::Sender<Result<(), PeerError>>>),
+}
+
+/// What is said about slots, and of which group it is.
+pub(super) struct Said {
+    pub(super) group: Option<Arc<str>>,
+    pub(super) op: Op,
 }
 
 /// A request that waits.
@@ -58,6 +68,7 @@ impl Unanswered {
 pub(super) enum Settled {
     Get(Box<dyn Asker>, Result<PeerAnswer, PeerError>),
     Write(oneshot::Sender<Result<Option<Version>, PeerError>>, Result<Option<Version>, PeerError>),
+    Slots(oneshot::Sender<Result<SlotReply, PeerError>>, Result<SlotReply, PeerError>),
     Ping(Option<oneshot::Sender<Result<(), PeerError>>>, Result<(), PeerError>),
 }
 
@@ -77,6 +88,7 @@ impl Ask {
         match self {
             Self::Get(asker) => Settled::Get(asker, outcome.and_then(get_answer)),
             Self::Write(_, tell) => Settled::Write(tell, outcome.and_then(write_answer)),
+            Self::Slots(_, tell) => Settled::Slots(tell, outcome.and_then(slots_answer)),
             Self::Ping(tell) => Settled::Ping(tell, outcome.map(drop)),
         }
     }
@@ -88,6 +100,7 @@ impl Settled {
         match self {
             Self::Get(mut asker, answer) => asker.answered(answer),
             Self::Write(tell, outcome) => drop(tell.send(outcome)),
+            Self::Slots(tell, outcome) => drop(tell.send(outcome)),
             Self::Ping(tell, outcome) => drop(tell.map(|tell| tell.send(outcome))),
         }
     }
@@ -96,6 +109,7 @@ impl Settled {
 fn get_answer(outcome: Outcome) -> Result<PeerAnswer, PeerError> {
     match outcome {
         Outcome::Found(found) => Ok(convert::parse_found(found)),
+        Outcome::NotHeld(_) => Ok(PeerAnswer::NotHeld),
         Outcome::NotOwner(members) => convert::parse_not_owner(members)
             .map_err(|error| PeerError::broke_off(format!("it sent a view that can't be one: {error}"))),
         other => Err(not_an_answer(other)),
@@ -107,6 +121,14 @@ fn write_answer(outcome: Outcome) -> Result<Option<Version>, PeerError> {
         Outcome::Written(written) => Ok(convert::parse_written(written)),
         other => Err(not_an_answer(other)),
     }
+}
+
+fn slots_answer(outcome: Outcome) -> Result<SlotReply, PeerError> {
+    if let Outcome::Failed(_) = outcome {
+        return Err(not_an_answer(outcome));
+    }
+    slots::parse_outcome(outcome)
+        .map_err(|error| PeerError::broke_off(format!("it answered what can't be said about slots: {error}")))
 }
 
 fn not_an_answer(outcome: Outcome) -> PeerError {
@@ -135,7 +157,9 @@ impl Waiting {
     /// What a request comes to whose deadline has passed.
     fn late(&self) -> PeerError {
         match &self.ask {
-            Ask::Write(..) if !self.sent => PeerError::not_sent("the deadline passed before it could be sent"),
+            Ask::Write(..) | Ask::Slots(..) if !self.sent => {
+                PeerError::not_sent("the deadline passed before it could be sent")
+            }
             _ => PeerError::TimedOut,
         }
     }
@@ -214,6 +238,10 @@ impl Pending {
                 },
                 Ask::Write(write, _) => match write.take() {
                     Some(write) => frame.write(id, *write),
+                    None => continue,
+                },
+                Ask::Slots(said, _) => match said.take() {
+                    Some(said) => frame.slots(id, *said, waiting.deadline),
                     None => continue,
                 },
                 Ask::Ping(_) => frame.ping(id, waiting.deadline),

@@ -212,13 +212,15 @@ impl Peer for Exchanges {
         let first = timeout(limits::HELLO_TIMEOUT, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("the exchange ended before a hello"))?;
-        convert::check_hello(&self.standing, &first).map_err(|error| Status::failed_precondition(error.message()))?;
+        let hello = convert::check_hello(&self.standing, &first);
+        let hello = hello.map_err(|error| Status::failed_precondition(error.message()))?;
+        let asker = (hello.name.as_str().into(), hello.incarnation);
         let mut ending = self.ending.clone();
         let ending: BoxFuture<'static, ()> = Box::pin(async move {
             // The listener is gone as well if it can't be waited for.
             let _gone = ending.wait_for(|ending| *ending).await;
         });
-        let exchange = Exchange::new(self.service.clone(), self.standing.clone(), frames, ending, open);
+        let exchange = Exchange::new(self.service.clone(), self.standing.clone(), asker, frames, ending, open);
         Ok(tonic::Response::new(exchange))
     }
 }

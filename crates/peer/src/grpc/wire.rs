@@ -226,9 +226,13 @@ fn read_version(reader: Reader<'_>) -> Option<Version> {
     })
 }
 
-/// Writes a question as an element of a frame's requests.
+/// Writes a question as an element of a frame's requests. One with a term is left to prost: few have one.
 pub(super) fn write_get(out: &mut BytesMut, id: u64, group: u32, asked: &[u8], left_ms: u64, get: Get) {
-    let Get { asked_as, value_len_max } = get;
+    let Get { asked_as, value_len_max, term } = get;
+    if term.is_some() {
+        let key = Bytes::copy_from_slice(asked);
+        return write_request(out, &Request { id, group, key, left_ms, op: Some(Op::Get(get)) });
+    }
     let asked_as = u64::try_from(asked_as).unwrap_or_default();
     let numbers = [
         (request::GROUP, u64::from(group)),
@@ -295,23 +299,32 @@ mod tests {
     use super::*;
     use crate::grpc::{
         codec::count_fields,
-        proto::{Chunk, Failed, Ping},
+        proto::{Chunk, Failed, NotHeld, Ping, Push, Recall},
     };
 
     prop_compose! {
-        fn any_get()(asked_as in 0..4_i32, value_len_max: u64) -> Get {
-            Get { asked_as, value_len_max }
+        fn any_version()(reading: u64, incarnation: u32) -> Version {
+            Version { reading, incarnation }
+        }
+    }
+
+    prop_compose! {
+        fn any_get()(
+            asked_as in 0..5_i32,
+            value_len_max: u64,
+            term in option::weighted(0.2, any_version()),
+        ) -> Get {
+            Get { asked_as, value_len_max, term }
         }
     }
 
     prop_compose! {
         fn any_found()(
             value in option::of(vec(any::<u8>(), 0..300)),
-            version in option::of((any::<u64>(), any::<u32>())),
+            version in option::of(any_version()),
             age_ms: u64,
             ttl_left_ms: Option<u64>,
         ) -> Found {
-            let version = version.map(|(reading, incarnation)| Version { reading, incarnation });
             Found { value: value.map(Bytes::from), version, age_ms, ttl_left_ms, ..Found::default() }
         }
     }
@@ -320,6 +333,10 @@ mod tests {
         let op = prop_oneof![
             8 => any_get().prop_map(|get| Some(Op::Get(get))),
             1 => Just(Some(Op::Ping(Ping {}))),
+            1 => Just(Some(Op::Recall(Recall {}))),
+            1 => any_version().prop_map(|term| {
+                Some(Op::Push(Push { term: Some(term), entries: "entries".into() }))
+            }),
             1 => Just(None),
         ];
         (any::<u64>(), 0..3_u32, vec(any::<u8>(), 0..200), any::<u64>(), op)
@@ -334,6 +351,7 @@ mod tests {
                 Some(Outcome::Found(Found { content_type: "text/plain".into(), lease_ms: Some(7), ..found }))
             }),
             1 => Just(Some(Outcome::Failed(failed))),
+            1 => Just(Some(Outcome::NotHeld(NotHeld {}))),
             1 => Just(None),
         ];
         (any::<u64>(), outcome).prop_map(|(id, outcome)| Answer { id, outcome })

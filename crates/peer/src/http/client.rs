@@ -179,7 +179,10 @@ impl<C: Connect> HttpLink<C> {
         let question = asker.question();
         let uri = self.uri(groupcache::PREFIX, &question.group, "/", question.key.as_bytes());
         let len_max = question.value_len_max;
-        let asked_as = headers::asked_as(question.asked_as);
+        let Some(asked_as) = headers::asked_as(question.asked_as) else {
+            let error = Error::new(ErrorKind::Invalid, "over HTTP nobody is asked for what it held before");
+            return Err(PeerError::Answered(error));
+        };
         let request = || {
             let Leave::Until(deadline) = asker.leaves() else { return None };
             let mut head = self.head(Method::GET, &uri, deadline);

@@ -47,7 +47,7 @@ pub async fn serve(
             with_meta(refusal(StatusCode::NOT_FOUND, headers::NOT_FOUND, "no such key"), meta.as_ref())
         }
         // This wire has no word for it: a node answers nonetheless if it knows what it is asked over.
-        Ok(PeerAnswer::NotOwner(_)) => failure(&Error::new(
+        Ok(PeerAnswer::NotOwner { .. } | PeerAnswer::NotHeld) => failure(&Error::new(
             ErrorKind::OwnerUnreachable,
             "the node that was asked is not the key's owner: check that all nodes have the same members",
         )),
@@ -223,8 +223,8 @@ mod tests {
         let nothing = PeerAnswer::Found { value: None, meta: None, lease: None };
         let (status, headers, _) = ask(&says(Ok(nothing)), "/_groupcache/g/k").await;
         assert_eq!((status.as_u16(), headers[headers::ERROR].as_bytes()), (404, &b"not-found"[..]));
-        let (status, ..) =
-            ask(&says(Ok(PeerAnswer::NotOwner(larder_core::Members::default()))), "/_groupcache/g/k").await;
+        let members = larder_core::Members::default();
+        let (status, ..) = ask(&says(Ok(PeerAnswer::NotOwner { members, to: None })), "/_groupcache/g/k").await;
         assert_eq!(status.as_u16(), 500);
     }
 

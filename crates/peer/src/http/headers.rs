@@ -94,12 +94,14 @@ pub fn parse_retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER).and_then(parsed).map(Duration::from_secs)
 }
 
-pub(super) fn asked_as(part: AskedAs) -> HeaderValue {
-    HeaderValue::from_static(match part {
+/// `None`: it has no word, where nothing is passed on.
+pub(super) fn asked_as(part: AskedAs) -> Option<HeaderValue> {
+    Some(HeaderValue::from_static(match part {
         AskedAs::Owner => "owner",
         AskedAs::StandIn => "stand-in",
         AskedAs::OwnerByStandIn => "owner-by-stand-in",
-    })
+        AskedAs::Before(_) => return None,
+    }))
 }
 
 /// A Go node says nothing: it asks whom it takes for the owner.

@@ -100,11 +100,13 @@ impl ByPeer {
             match owners.link(&self.group, key)?.get(question).await? {
                 PeerAnswer::Found { value: Some(_), .. } => return Ok(Some(Outcome::Found)),
                 PeerAnswer::Found { value: None, .. } => return Ok(Some(Outcome::NotFound)),
-                PeerAnswer::NotOwner(members) => {
+                PeerAnswer::NotOwner { members, .. } => {
                     if !self.learn(&owners, members) {
                         break;
                     }
                 }
+                // Nobody was asked for what it held before.
+                PeerAnswer::NotHeld => break,
             }
         }
         Ok(None)
