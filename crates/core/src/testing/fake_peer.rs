@@ -184,9 +184,7 @@ impl PeerClient for FakeLink {
     }
 
     fn slots(&self, request: SlotRequest, deadline: Instant) -> BoxFuture<'_, Result<SlotReply, PeerError>> {
-        Box::pin(self.reach(deadline, async move |node| {
-            node.service.slots(request).await.map_err(PeerError::Answered)
-        }))
+        Box::pin(self.reach(deadline, async move |node| node.service.slots(request).await.map_err(PeerError::Answered)))
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Result<(), PeerError>> {
@@ -236,6 +234,7 @@ mod tests {
     }
 
     crate::peer_transport_contract!(FakeBench::default());
+    crate::slots_transport_contract!(FakeBench(FakeNetwork::with_claims()));
 
     #[tokio::test]
     async fn what_is_held_has_not_left() {

@@ -12,3 +12,4 @@ pub mod needs;
 pub mod origin;
 pub mod peer;
 pub mod registry;
+pub mod slots;

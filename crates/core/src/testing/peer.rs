@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// How long a test waits for what ought to happen at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// A deadline that is meant to pass.
-const BRIEF: Duration = Duration::from_millis(100);
+pub(super) const BRIEF: Duration = Duration::from_millis(100);
 /// The longest value in the suite, in bytes: more than a socket's buffers hold.
 const VALUE_LEN_MAX: usize = 1 << 20;
 
@@ -147,7 +147,7 @@ impl PeerService for EchoNode {
 }
 
 /// A node that answers as a closure says.
-struct Answers<F>(F);
+pub(super) struct Answers<F>(pub(super) F);
 
 impl<F, Fut> PeerService for Answers<F>
 where
@@ -180,13 +180,13 @@ where
     }
 }
 
-async fn link<B: Bench>(bench: &B, service: impl PeerService) -> (B::Node, Arc<dyn PeerClient>) {
+pub(super) async fn link<B: Bench>(bench: &B, service: impl PeerService) -> (B::Node, Arc<dyn PeerClient>) {
     let node = bench.start(Arc::new(service)).await;
     let link = bench.transport().link(&Member::new("b", node.address())).expect("an address that was just bound");
     (node, link)
 }
 
-fn a_version() -> Version {
+pub(super) fn a_version() -> Version {
     "0193a5c8e00000010000002a".parse().expect("24 hexadecimal digits")
 }
 
@@ -197,7 +197,7 @@ fn value_of(answer: Result<PeerAnswer, PeerError>) -> Value {
     }
 }
 
-fn error_of<T: std::fmt::Debug>(outcome: Result<T, PeerError>) -> Error {
+pub(super) fn error_of<T: std::fmt::Debug>(outcome: Result<T, PeerError>) -> Error {
     match outcome {
         Err(PeerError::Answered(error)) => error,
         other => panic!("expected the other node's error: {other:?}"),

@@ -204,7 +204,7 @@ async fn an_exchange_and_calls_share_a_connection() {
         PeerClient::with_origin(channel.clone(), uri.clone()).exchange(frames).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().unwrap().hello.is_some());
     client.put(put("k", "v")).await.unwrap();
-    let op = proto::Get { asked_as: 0, value_len_max: 100 };
+    let op = proto::Get { value_len_max: 100, ..proto::Get::default() };
     let request =
         proto::Request { id: 7, group: 0, key: "k".into(), left_ms: 10_000, op: Some(proto::request::Op::Get(op)) };
     send.send(proto::Frame { groups: vec![PLAIN.into()], requests: vec![request], ..Default::default() }).unwrap();

@@ -91,7 +91,7 @@ fn request(id: u64, key: impl Into<Bytes>, op: Op) -> Request {
 }
 
 fn get() -> Op {
-    Op::Get(proto::Get { asked_as: 0, value_len_max: u64::MAX })
+    Op::Get(proto::Get { value_len_max: u64::MAX, ..proto::Get::default() })
 }
 
 fn chunked(len: u64) -> Op {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use larder_core::{
-    PeerService, Transport, peer_transport_contract,
+    PeerService, Transport, peer_transport_contract, slots_transport_contract,
     testing::peer::{Bench, RunningNode},
 };
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ struct GrpcNode {
 }
 
 peer_transport_contract!(GrpcBench);
+slots_transport_contract!(GrpcBench);
 
 impl Bench for GrpcBench {
     type Node = GrpcNode;

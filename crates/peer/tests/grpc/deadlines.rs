@@ -42,7 +42,7 @@ fn request(id: u64, left_ms: u64, op: Op) -> Request {
 }
 
 fn get() -> Op {
-    Op::Get(proto::Get { asked_as: 0, value_len_max: 1024 })
+    Op::Get(proto::Get { value_len_max: 1024, ..proto::Get::default() })
 }
 
 fn requests(requests: Vec<Request>) -> Vec<u8> {

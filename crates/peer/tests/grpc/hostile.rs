@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn get(id: u64, key: &str) -> Request {
-    let op = proto::Get { asked_as: 0, value_len_max: 1 << 20 };
+    let op = proto::Get { value_len_max: 1 << 20, ..proto::Get::default() };
     Request { id, group: 0, key: key.to_owned().into(), left_ms: 10_000, op: Some(Op::Get(op)) }
 }
 

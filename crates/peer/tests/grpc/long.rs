@@ -94,7 +94,7 @@ const AHEAD_MAX: usize = 1024 * 1024;
 const EIGHT_MIB: usize = 8 << 20;
 
 fn short(id: u64) -> Vec<u8> {
-    let op = Op::Get(proto::Get { asked_as: 0, value_len_max: EIGHT_MIB as u64 });
+    let op = Op::Get(proto::Get { value_len_max: EIGHT_MIB as u64, ..proto::Get::default() });
     let key = if id == 0 { "big".into() } else { format!("key {id}").into() };
     let request = Request { id, group: 0, key, left_ms: 60_000, op: Some(op) };
     Frame { groups: vec!["g".into()], requests: vec![request], ..Frame::default() }.encode_to_vec()

@@ -174,7 +174,7 @@ fn request(id: u64, key: &'static str, op: Op) -> Request {
 }
 
 fn get(id: u64) -> Request {
-    request(id, "k", Op::Get(proto::Get { asked_as: 0, value_len_max: 1 << 20 }))
+    request(id, "k", Op::Get(proto::Get { value_len_max: 1 << 20, ..proto::Get::default() }))
 }
 
 fn frame(requests: Vec<Request>) -> Frame {
@@ -281,7 +281,7 @@ async fn a_newer_node_is_understood() {
         let answers = vec![
             outcome(value, Outcome::Found(found)),
             outcome(long, Outcome::Found(proto::Found { chunked_len: 6, ..proto::Found::default() })),
-            outcome(not_owner, Outcome::NotOwner(proto::NotOwner { members: vec![member] })),
+            outcome(not_owner, Outcome::NotOwner(proto::NotOwner { members: vec![member], to: "c".into() })),
             outcome(failed, Outcome::Failed(proto::Failed { slug: "newer-slug".into(), ..proto::Failed::default() })),
             outcome(written, Outcome::Written(proto::Written { version: Some(at) })),
             outcome(pong, Outcome::Pong(proto::Ping {})),
@@ -306,7 +306,7 @@ async fn a_newer_node_is_understood() {
     let meta = PeerMeta { version, age: std::time::Duration::from_millis(7), ttl_left: None };
     assert_eq!(value.unwrap(), PeerAnswer::Found { value: Some("v".into()), meta: Some(meta), lease: None });
     assert_eq!(long.unwrap(), found("longer"));
-    assert_eq!(not_owner.unwrap(), PeerAnswer::NotOwner(members));
+    assert_eq!(not_owner.unwrap(), PeerAnswer::NotOwner { members, to: Some("c".into()) });
     // An error of a kind that this node does not know is the origin's.
     assert!(matches!(failed, Err(PeerError::Answered(error)) if error.kind() == ErrorKind::Origin));
     assert_eq!(written.unwrap(), Some(version));
