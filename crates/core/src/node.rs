@@ -12,8 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, MemberState, Members, Membership, Moment, PeerService, Standing,
-    Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Transport, Version,
     claim::{Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
@@ -39,10 +38,6 @@ const GREETINGS_MAX: usize = 32;
 
 /// How soon after a look at the membership the next one is made: views that nobody has can be told by the thousand.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-
-/// How long a node that leaves goes on with its slots until the others have heard of it and claimed them. Gossip takes some
-/// hundred milliseconds.
-const DRAIN_HEARD_IN: Duration = Duration::from_secs(2);
 
 /// How long copies may be kept elsewhere where no group says.
 const HOT_LEASE: Duration = Duration::from_secs(1);
@@ -141,7 +136,7 @@ impl Node {
         standing.set_view(view.digest(), view.members());
         let tenure = Tenure::new(&config.name);
         let now = config.clock.now();
-        let mine = tenure.lose_all_but(|slot| view.is_mine(slot, &[]), now);
+        let mine = tenure.lose_all_but(|slot| view.is_mine(slot, &[]), now, Duration::ZERO);
         // After a start it may have been away, and its stand-in in its place (rule C1).
         let stand_in = |slot| view.stand_in(slot, &[]).map(|member| member.name.clone());
         let previous = |slot| if config.carries_claims() { stand_in(slot) } else { None };
@@ -243,11 +238,14 @@ impl Node {
     pub(crate) fn owner_place(&self, slot: Slot, key: &[u8]) -> Place {
         let view = self.peek_view();
         let place = view.owner_place(slot, key);
-        if matches!(place, Place::Mine) && self.phase(slot, key) == Phase::Away {
-            let other = self.0.tenure.elsewhere(slot);
-            return other.and_then(|other| view.peer(&other).cloned()).map_or(Place::Mine, Place::At);
+        match (&place, self.phase(slot, key)) {
+            (Place::Mine, Phase::Away) => {
+                let other = self.0.tenure.elsewhere(slot);
+                other.and_then(|other| view.peer(&other).cloned()).map_or(Place::Mine, Place::At)
+            }
+            (_, Phase::Lingers) => Place::Mine,
+            _ => place,
         }
-        place
     }
 
     /// The link to a member, or to one that was until the view changed last.
@@ -358,7 +356,10 @@ impl Node {
         let stayed = |peer: &&Arc<Peer>| new.peer(&peer.member().name).is_some();
         *departed.lock() = old.peers().filter(|peer| !stayed(peer)).cloned().collect();
         // From here on no hit counts of a slot that is another's, or comes from one.
-        let gained = tenure.lose_all_but(|slot| new.is_mine(slot, &[]), self.clock().now());
+        // Who comes after may not have heard yet; but one that was sent away has nothing to say.
+        let is_member = new.members().position(self.name()).is_some();
+        let lingers = if self.carries_claims() && is_member { self.hot_lease() } else { Duration::ZERO };
+        let gained = tenure.lose_all_but(|slot| new.is_mine(slot, &[]), self.clock().now(), lingers);
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());
         self.0.standing.set_view(new.digest(), new.members());
@@ -445,12 +446,6 @@ impl Node {
         Arc::new(Serving { node: self.clone(), over })
     }
 
-    /// Whether this node is about to leave by this list, and wasn't before.
-    fn begins_to_drain(&self, members: &Members) -> bool {
-        let drains = members.position(self.name()).is_some_and(|me| members[me].state == MemberState::Draining);
-        drains && self.carries_claims() && self.view().is_serving()
-    }
-
     /// Follows a membership for as long as it lasts, and looks at it when another node is heard to have a view that this
     /// one doesn't know (rule W1). A list that can't be used is logged and passed over.
     pub async fn follow(self, membership: Arc<dyn Membership>) {
@@ -459,10 +454,6 @@ impl Node {
         loop {
             let list = members.borrow_and_update().clone();
             let node = self.clone();
-            if self.begins_to_drain(&list) {
-                // The others hear of it and claim what this node has; until they do, it goes on.
-                drop(timeout(DRAIN_HEARD_IN, self.released()).await);
-            }
             let changed = tokio::task::spawn_blocking(move || node.change_view(list)).await;
             if let Ok(Err(error)) = changed {
                 tracing::error!(%error, "the new member list is not used");

@@ -169,6 +169,7 @@ impl NodeBuilder {
         let core = larder_core::Node::new(config, membership.members().borrow().clone())?;
         let mut tasks = JoinSet::new();
         tasks.spawn(core.clone().follow(membership));
+        tasks.spawn(core.clone().claim_slots());
         tasks.spawn(sweep(core.clone()));
         Ok(Node { core, _tasks: tasks })
     }

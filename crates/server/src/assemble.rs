@@ -28,7 +28,7 @@ use larder::{
 use tokio::{
     net::{TcpListener, UdpSocket, lookup_host},
     sync::{oneshot, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -116,6 +116,8 @@ pub struct Daemon {
     api: Api,
     limits: HttpLimits,
     draining: watch::Sender<bool>,
+    /// How long its slots may take to be handed over.
+    hand_over_max: Duration,
     reload: Reload,
 }
 
@@ -184,7 +186,12 @@ pub async fn assemble_around(
     let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
     let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
     let reload = Reload::new(config.clone(), list, api.clone());
-    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, reload })
+    // Where nodes don't register themselves, nobody hears that this one is about to leave.
+    let hand_over_max = match config.cluster.discovery {
+        Discovery::Gossip | Discovery::Etcd | Discovery::Consul => config.node.drain_timeout / 2,
+        Discovery::None | Discovery::Static | Discovery::Dns => Duration::ZERO,
+    };
+    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, hand_over_max, reload })
 }
 
 /// What knows who is in the cluster, and the list that it is, if somebody writes it. Nodes that register themselves do so as `me`,
@@ -282,11 +289,13 @@ impl Daemon {
         self.reload.clone()
     }
 
-    /// Tells the others that it serves, and serves until `shutdown`, or until an operator has it leave; then says so to the others and on `/readyz`, takes no
-    /// more connections of clients, finishes what runs within `drain_timeout`, and leaves. Answers with how many connections
-    /// it had to cut off.
+    /// Tells the others that it serves, and serves until `shutdown`, or until an operator has it leave. Then it says so to the
+    /// others and on `/readyz`, hands its slots over, takes no more connections of clients, finishes what runs, and leaves, all
+    /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, membership, listeners, api, limits, draining, reload, .. } = self;
+        let Self { node, membership, listeners, api, mut limits, draining, hand_over_max, reload, .. } = self;
+        limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max);
+        let closing = watch::Sender::new(false);
         let (ended, all_ended) = oneshot::channel();
         let operations = Operations { draining: draining.clone(), reload };
         // Operators are answered to the end: that is how they learn that this node is leaving.
@@ -299,7 +308,7 @@ impl Daemon {
             // The sender is there until all is served.
             drop(draining.wait_for(|draining| *draining).await);
         };
-        let (begins, watched) = (drains(draining.subscribe()), drains(draining.subscribe()));
+        let (begins, watched) = (drains(closing.subscribe()), drains(closing.subscribe()));
         let asked_to_leave = drains(draining.subscribe());
         let states = tell_states(&*membership, drains(draining.subscribe()));
         let drain_time_max = limits.drain_time_max;
@@ -323,6 +332,10 @@ impl Daemon {
                     () = asked_to_leave => {}
                 }
                 draining.send_replace(true);
+                if timeout(hand_over_max, node.core().handed_over()).await.is_err() && !hand_over_max.is_zero() {
+                    tracing::warn!("the other nodes did not take over all slots in time: they load them anew");
+                }
+                closing.send_replace(true);
             };
             http::serve(listeners.clients, api.clients(), limits, stop).await
         };

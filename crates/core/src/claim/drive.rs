@@ -158,6 +158,10 @@ impl Node {
         let lost = |name: &str| gone(name) && self.reach(name).is_none();
         self.tenure().become_late(lost, now);
         self.tenure().give_up(gone, self.hot_lease(), now);
+        let stopped = self.tenure().stop_lingering(now);
+        if !stopped.is_empty() {
+            self.groups().iter().for_each(|group| group.detach(&stopped));
+        }
         self.tenure().become_warm(now, || self.groups().iter().for_each(Group::forget_tombstones));
         let forgotten = self.tenure().forget(now);
         if !forgotten.is_empty() {
@@ -254,11 +258,10 @@ impl Node {
     /// Waits until all slots of this node were claimed by others, and their entries handed over, or there is nobody who
     /// would claim any.
     pub async fn handed_over(&self) {
-        self.tenure().until(|tenure| !tenure.has_to_hand_over()).await;
-    }
-
-    /// Waits until others have claimed all slots of this node.
-    pub(crate) async fn released(&self) {
-        self.tenure().until(|tenure| tenure.unclaimed().is_empty()).await;
+        let has_others = || {
+            let view = self.view();
+            view.members().iter().any(|member| member.takes_keys() && member.name != *self.name())
+        };
+        self.tenure().until(|tenure| !has_others() || !tenure.has_to_hand_over()).await;
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Phase {
     Reads,
     /// It acts.
     Acts,
+    /// It acted, and its view says that another node does; but that one has not claimed the slot, and may not have heard.
+    Lingers,
 }
 
 /// What answers came to.
@@ -49,6 +51,17 @@ pub(crate) struct Claims {
     nodes: Nodes,
     me: NodeId,
     slots: Box<[Entry]>,
+    busy: Busy,
+}
+
+/// What there may be to do. It spares looking through all slots when there is nothing.
+#[derive(Default)]
+struct Busy {
+    claims: bool,
+    lingers: bool,
+    warms: bool,
+    kept: bool,
+    away: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +75,8 @@ struct Entry {
     warms: Option<(NodeId, Moment)>,
     /// The stores still have to be rid of what they hold of the slot before it is claimed.
     is_dirty: bool,
+    /// The node goes on answering though its view gives the slot to another. Until when.
+    lingers: Option<Moment>,
     /// The store may hold entries of the slot though the node does not act for it, for who claims it. Until when.
     kept: Option<Moment>,
 }
@@ -105,8 +120,8 @@ impl Claims {
         let mut nodes = Nodes::default();
         let me = nodes.id(me);
         let (state, gained) = (SlotState::NEW, Moment::default());
-        let entry = Entry { state, gained, is_first: false, is_dirty: false, warms: None, kept: None };
-        Self { nodes, me, slots: vec![entry; usize::from(SLOT_COUNT)].into() }
+        let entry = Entry { state, gained, is_first: false, is_dirty: false, lingers: None, warms: None, kept: None };
+        Self { nodes, me, busy: Busy::default(), slots: vec![entry; usize::from(SLOT_COUNT)].into() }
     }
 
     /// Whether the node answers for a slot.
@@ -115,6 +130,7 @@ impl Claims {
             Role::Acting { .. } => Phase::Acts,
             Role::Claiming(claim) if claim.is_late => Phase::Reads,
             Role::Claiming(_) => Phase::Waits,
+            Role::Lost if self.entry(slot).lingers.is_some() => Phase::Lingers,
             _ => Phase::Away,
         }
     }
@@ -161,23 +177,38 @@ impl Claims {
     }
 
     /// The view changed: these are all that this node owns. Those that it begins to own are told; they are to be
-    /// [gained](Self::gain) once the store is rid of what it holds of them.
-    pub(crate) fn lose_all_but(&mut self, is_mine: impl Fn(Slot) -> bool, now: Moment) -> SlotSet {
+    /// [gained](Self::gain) once the store is rid of what it holds of them. For others it goes on to answer until they are
+    /// claimed, or for a while.
+    pub(crate) fn lose_all_but(&mut self, is_mine: impl Fn(Slot) -> bool, now: Moment, lingers: Duration) -> SlotSet {
         let mut gained = SlotSet::default();
         for slot in Slot::all() {
-            let answers = self.phase(slot) != Phase::Away;
-            if is_mine(slot) && !answers {
-                gained.insert(slot);
-            } else if !is_mine(slot) {
-                let entry = self.entry_mut(slot);
-                entry.state.lost();
-                entry.warms = None;
-                if answers {
-                    entry.kept = Some(now + HANDOFF_TIME);
+            let role = *self.entry(slot).state.role();
+            if is_mine(slot) {
+                if !matches!(role, Role::Acting { .. } | Role::Claiming(_)) {
+                    gained.insert(slot);
                 }
+                continue;
+            }
+            let entry = self.entry_mut(slot);
+            entry.state.lost();
+            entry.warms = None;
+            if matches!(role, Role::Acting { .. }) {
+                entry.kept = Some(now + HANDOFF_TIME);
+                entry.lingers = (!lingers.is_zero()).then(|| now + lingers);
+                (self.busy.kept, self.busy.lingers) = (true, true);
             }
         }
         gained
+    }
+
+    /// Slots for which the node does not answer any more though nobody has claimed them.
+    pub(crate) fn stop_lingering(&mut self, now: Moment) -> SlotSet {
+        if !self.busy.lingers {
+            return SlotSet::default();
+        }
+        let stopped = self.each(|entry, _| entry.lingers.take_if(|until| *until <= now).is_some());
+        self.busy.lingers = self.slots.iter().any(|entry| entry.lingers.is_some());
+        stopped
     }
 
     /// This node owns a slot from now on, which `previous` did before.
@@ -185,7 +216,8 @@ impl Claims {
         let previous = previous.map(|name| self.nodes.id(&name)).filter(|previous| *previous != self.me);
         let entry = self.entry_mut(slot);
         entry.state.gained(previous, term);
-        (entry.gained, entry.is_first, entry.kept) = (now, is_first, None);
+        (entry.gained, entry.is_first, entry.kept, entry.lingers) = (now, is_first, None, None);
+        self.busy.claims = true;
     }
 
     /// Who took the place of this node while it did not know of it may have acted for these: it claims them from there, once the
@@ -200,6 +232,7 @@ impl Claims {
                 recalled.insert(slot);
             }
         }
+        self.busy.claims |= !recalled.is_empty();
         recalled
     }
 
@@ -218,21 +251,35 @@ impl Claims {
 
     /// Whether a slot is claimed that has not been had yet.
     pub(crate) fn is_claiming(&self) -> bool {
-        self.slots.iter().any(|entry| matches!(entry.state.role(), Role::Claiming(_)))
+        self.busy.claims && self.slots.iter().any(|entry| matches!(entry.state.role(), Role::Claiming(_)))
     }
 
     /// Slots whose window is over.
     pub(crate) fn become_warm(&mut self, now: Moment) -> SlotSet {
-        self.each(|entry, _| entry.warms.take_if(|(_, until)| *until <= now).is_some())
+        if !self.busy.warms {
+            return SlotSet::default();
+        }
+        let warm = self.each(|entry, _| entry.warms.take_if(|(_, until)| *until <= now).is_some());
+        self.busy.warms = self.slots.iter().any(|entry| entry.warms.is_some());
+        warm
     }
 
     /// Slots whose entries nobody will ask for any more.
     pub(crate) fn forget(&mut self, now: Moment) -> SlotSet {
-        self.each(|entry, _| entry.kept.take_if(|until| *until <= now).is_some())
+        if !self.busy.kept {
+            return SlotSet::default();
+        }
+        let forgotten = self.each(|entry, _| entry.kept.take_if(|until| *until <= now).is_some());
+        self.busy.kept = self.slots.iter().any(|entry| entry.kept.is_some());
+        forgotten
     }
 
     /// What is to be asked of whom, the claims of one node that say the same together.
-    pub(crate) fn asks(&self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
+    pub(crate) fn asks(&mut self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
+        if !self.is_claiming() {
+            self.busy.claims = false;
+            return Vec::new();
+        }
         let mut asks: HashMap<(NodeId, Ask), SlotSet> = HashMap::new();
         for slot in Slot::all() {
             let entry = self.entry(slot);
@@ -268,12 +315,14 @@ impl Claims {
                 entry.kept = Some(now + HANDOFF_TIME);
                 claimed.hands_over.insert(slot);
             }
+            entry.lingers = None;
             if answered && self.phase(slot) == Phase::Away {
                 self.close(slot);
                 claimed.stops.insert(slot);
             }
             answers.entry(answer).or_default().insert(slot);
         }
+        (self.busy.kept, self.busy.away) = (true, true);
         claimed.answers = answers.into_iter().map(|(answer, slots)| (slots, self.named_answer(answer))).collect();
         claimed
     }
@@ -303,6 +352,7 @@ impl Claims {
                     Outcome::Acts => {
                         let hands_over = answer == Answer::Released { had: true };
                         entry.warms = hands_over.then_some((from, now + HANDOFF_TIME));
+                        self.busy.warms |= hands_over;
                         answered.acts.insert(slot);
                         if was_late {
                             answered.forgets.insert(slot);
@@ -325,6 +375,9 @@ impl Claims {
 
     /// Slots whose claims have waited for [`CLAIM_WAIT`]: reads begin.
     pub(crate) fn become_late(&mut self, gone: impl Fn(&str) -> bool, now: Moment) -> SlotSet {
+        if !self.busy.claims {
+            return SlotSet::default();
+        }
         self.each(|entry, nodes| {
             // Of one that is gone no answer is to be expected.
             let is_gone = || entry.state.ask().is_some_and(|(from, _)| gone(&nodes.names[from as usize]));
@@ -334,6 +387,9 @@ impl Claims {
 
     /// Slots claimed for `waited` already from nodes that are `gone`, or from stand-ins after a start: the node acts.
     pub(crate) fn give_up(&mut self, gone: impl Fn(&str) -> bool, waited: Duration, now: Moment) -> SlotSet {
+        if !self.busy.claims {
+            return SlotSet::default();
+        }
         self.each(|entry, nodes| {
             let is_over = |from: NodeId| entry.is_first || gone(&nodes.names[from as usize]);
             let gives_up = !entry.is_dirty
@@ -356,8 +412,13 @@ impl Claims {
         now: Moment,
     ) -> SlotSet {
         let mut claimed = SlotSet::default();
+        if !std::mem::take(&mut self.busy.away) {
+            return claimed;
+        }
         for slot in Slot::all().filter(|slot| is_mine(*slot)) {
             let Some(other) = self.elsewhere(slot) else { continue };
+            self.busy.away = true;
+            self.busy.claims = true;
             let entry = self.entry_mut(slot);
             if entry.state.claims_back(is_unreachable(&other), term) {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
@@ -419,7 +480,7 @@ mod tests {
 
     fn change(claims: &mut Claims, me: &str, from: Option<u16>, to: u16, term: u64) {
         let previous = |slot| from.map(|border| owner(slot, border));
-        for slot in claims.lose_all_but(|slot| *owner(slot, to) == *me, Moment::default()).iter() {
+        for slot in claims.lose_all_but(|slot| *owner(slot, to) == *me, Moment::default(), Duration::ZERO).iter() {
             claims.gain(slot, previous(slot), version(term), Moment::default(), false);
         }
     }
@@ -475,7 +536,12 @@ mod tests {
         };
         a.claimed(&b, &claim, |_| true, false, Moment::default());
         for (is_away, is_polite) in [(false, true), (true, false)] {
-            let mut a = Claims { nodes: Nodes::default(), me: 0, slots: a.slots.clone() };
+            let mut a = Claims {
+                nodes: Nodes::default(),
+                me: 0,
+                slots: a.slots.clone(),
+                busy: Busy { away: true, ..Busy::default() },
+            };
             for known in ["a", "b"] {
                 a.nodes.id(&name(known));
             }

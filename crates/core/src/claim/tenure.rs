@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Beside a slot's phase: who had it before is asked for what this node doesn't have.
-const WARMS: u8 = 4;
+const WARMS: u8 = 8;
 
 /// Which slots this node acts for.
 ///
@@ -73,6 +73,7 @@ impl Tenure {
             byte if byte == Phase::Acts as u8 => Phase::Acts,
             byte if byte == Phase::Reads as u8 => Phase::Reads,
             byte if byte == Phase::Waits as u8 => Phase::Waits,
+            byte if byte == Phase::Lingers as u8 => Phase::Lingers,
             _ => Phase::Away,
         }
     }
@@ -103,9 +104,9 @@ impl Tenure {
 
     /// The view changed: these are all that this node owns. Tells those that it begins to own: they are to be
     /// [gained](Self::gain) once the stores are rid of what they hold of them.
-    pub(crate) fn lose_all_but(&self, is_mine: impl Fn(Slot) -> bool, now: Moment) -> SlotSet {
+    pub(crate) fn lose_all_but(&self, is_mine: impl Fn(Slot) -> bool, now: Moment, lingers: Duration) -> SlotSet {
         let mut claims = self.claims.lock();
-        let gained = claims.lose_all_but(&is_mine, now);
+        let gained = claims.lose_all_but(&is_mine, now, lingers);
         self.publish(&claims, &Slot::all().filter(|slot| !is_mine(*slot)).collect());
         // Who asks for one of those in between waits.
         for slot in gained.iter() {
@@ -150,7 +151,7 @@ impl Tenure {
             let mut changed = self.changed.subscribe();
             match self.phase(slot) {
                 Phase::Acts => return true,
-                Phase::Away => return false,
+                Phase::Away | Phase::Lingers => return false,
                 // The sender is a field of this.
                 Phase::Waits | Phase::Reads => drop(changed.changed().await),
             }
@@ -303,6 +304,14 @@ impl Tenure {
     pub(crate) fn clean(&self, slots: &SlotSet) {
         self.claims.lock().clean(slots);
         self.work.notify_one();
+    }
+
+    /// The node does not answer any more for what it lost long enough ago though nobody has claimed it.
+    pub(crate) fn stop_lingering(&self, now: Moment) -> SlotSet {
+        let mut claims = self.claims.lock();
+        let stopped = claims.stop_lingering(now);
+        self.publish(&claims, &stopped);
+        stopped
     }
 
     /// Ends the windows that are over. When the last one is, `all_warm` is called before another begins.

@@ -18,6 +18,7 @@ use crate::{
     stats::Source,
     store::{Hit, Inserted, Meta, Tier},
     version::Reading,
+    view::Place,
 };
 
 /// In which part a node loads.
@@ -131,8 +132,7 @@ impl Group {
 
     /// Loads the keys of several flights, in batches as large as the loader takes.
     pub(super) fn load_batch(&self, mut batch: Vec<Led>) {
-        let Some(origin) = &self.0.origin else { return };
-        let len_max = origin.batch_len_max().max(1);
+        let len_max = self.0.origin.as_ref().map_or(1, |origin| origin.batch_len_max().max(1));
         while !batch.is_empty() {
             let rest = batch.split_off(batch.len().min(len_max));
             let mut part = std::mem::replace(&mut batch, rest);
@@ -190,8 +190,10 @@ impl Group {
     fn ready(&self, key: &Key, slot: Slot, role: Role, older: Option<Reading>) -> Option<Landing> {
         let now = self.now();
         let is_its_part = match role {
-            Role::Owner => matches!(self.0.node.phase(slot, key.as_bytes()), Phase::Acts | Phase::Reads),
-            Role::StandIn | Role::Other => !self.0.node.peek_view().is_mine(slot, key.as_bytes()),
+            Role::Owner => {
+                matches!(self.0.node.phase(slot, key.as_bytes()), Phase::Acts | Phase::Reads | Phase::Lingers)
+            }
+            Role::StandIn | Role::Other => !matches!(self.0.node.owner_place(slot, key.as_bytes()), Place::Mine),
         };
         if !is_its_part {
             return Some(Landing::Elsewhere);

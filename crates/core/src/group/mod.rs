@@ -426,7 +426,7 @@ impl Group {
             return false;
         }
         match self.0.node.phase(meta.slot, key) {
-            Phase::Acts => true,
+            Phase::Acts | Phase::Lingers => true,
             // Nobody has said yet that it stopped, and may have written since.
             Phase::Reads => self.age_of(meta.load_start) < self.0.settings.get().hot_lease,
             Phase::Waits | Phase::Away => false,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that can't go on fails its test")]
 
 mod failures;
+mod handoff;
 mod one_load;
 mod reads;
 mod settings;
@@ -17,6 +18,7 @@ use larder_core::{
     stats::Protocol,
     testing::{clock::TokioClock, fake_peer::FakeNetwork, origin::FakeOrigin},
 };
+use tokio::task::AbortHandle;
 
 /// Longer than anything here takes; time is paused, so that it costs nothing.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +28,8 @@ struct Cluster {
     origin: FakeOrigin,
     nodes: Vec<Node>,
     groups: Vec<Group>,
+    /// What sends the nodes' claims, where there are any.
+    drivers: Vec<AbortHandle>,
 }
 
 fn names(count: usize) -> Vec<String> {
@@ -52,10 +56,20 @@ impl Cluster {
     }
 
     fn start(count: usize, config: &GroupConfig, origin: FakeOrigin, loader: Option<&Arc<dyn Loader>>) -> Self {
-        let network = FakeNetwork::default();
+        Self::over(FakeNetwork::default(), count, config, origin, loader)
+    }
+
+    fn over(
+        network: FakeNetwork,
+        count: usize,
+        config: &GroupConfig,
+        origin: FakeOrigin,
+        loader: Option<&Arc<dyn Loader>>,
+    ) -> Self {
         let clock = Arc::new(TokioClock::new());
         let names = names(count);
-        let mut cluster = Self { network: network.clone(), origin, nodes: Vec::new(), groups: Vec::new() };
+        let mut cluster =
+            Self { network: network.clone(), origin, nodes: Vec::new(), groups: Vec::new(), drivers: Vec::new() };
         for (index, name) in names.iter().enumerate() {
             let node_config = NodeConfig {
                 name: name.as_str().into(),

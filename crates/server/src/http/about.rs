@@ -77,7 +77,7 @@ pub(super) async fn cluster(node: &Node) -> Value {
     });
     json!({
         "self": **node.name(),
-        "view": { "digest": format!("{:016x}", view.digest()), "settled": view.is_serving() },
+        "view": { "digest": format!("{:016x}", view.digest()), "settled": view.is_serving() && node.is_settled() },
         "members": members.collect::<Vec<_>>(),
     })
 }

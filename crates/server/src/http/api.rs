@@ -132,6 +132,11 @@ impl Inner {
             let detail = "The node is not a serving member of the cluster: check that the members name it.";
             return Err(Problem::new(ErrorKind::NoAuthority, detail));
         }
+        if !self.node.is_settled() {
+            let detail =
+                "The node claims slots from the nodes that had them: this takes milliseconds, if those answer.";
+            return Err(Problem::new(ErrorKind::NoAuthority, detail));
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 use larder_core::{
     MemberState, Node,
     stats::{
-        BOUNDS_SECONDS, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult,
+        BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult,
         SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
     },
     store::TierStats,
@@ -150,6 +150,20 @@ pub(super) const FAMILIES: &[Family] = &[
         about: "Deletes and invalidations carried out at this node",
         read: |sources, samples| {
             sources.each_group(|name, served| samples.count(&[name], served.group.stats().invalidations.sum()))
+        },
+    },
+    Family {
+        name: "larder_handoff_entries",
+        kind: MetricType::Counter,
+        labels: &["group", "direction"],
+        about: "Entries that came with slots from other nodes, or went with slots to them",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                let handoffs = &served.group.stats().handoffs;
+                Direction::ALL
+                    .iter()
+                    .try_for_each(|label| samples.count(&[name, label.as_str()], handoffs.of(*label).sum()))
+            })
         },
     },
     Family {

@@ -1,0 +1,214 @@
+//! Slots that change owners, over a network that carries claims: who acts, what comes along, and what is never answered.
+
+use std::time::Duration;
+
+use larder_core::{ErrorKind, MemberState, Value, peer::Condition};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::*;
+
+const KEYS: usize = 300;
+
+/// A cluster of so many serving nodes, with one more that is joining; all claims are done.
+async fn cluster(count: usize, has_origin: bool, config: &GroupConfig) -> Cluster {
+    let origin = FakeOrigin::new(1);
+    let loader: Arc<dyn Loader> = Arc::new(origin.clone());
+    let loader = has_origin.then_some(&loader);
+    let mut cluster = Cluster::over(FakeNetwork::with_claims(), count + 1, config, origin, loader);
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[(count, MemberState::Joining)])).unwrap();
+        cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
+    }
+    settle(&cluster).await;
+    cluster
+}
+
+/// All nodes, these in other states than serving.
+fn states(cluster: &Cluster, states: &[(usize, MemberState)]) -> Members {
+    let members = cluster.nodes.iter().enumerate().map(|(place, node)| {
+        let state = states.iter().find(|(other, _)| *other == place).map_or(MemberState::Serving, |(_, state)| *state);
+        Member { state, ..Member::new(node.name().clone(), node.name().clone()) }
+    });
+    Members::new(members).unwrap()
+}
+
+async fn settle(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        timeout(TIMEOUT, async {
+            while !node.is_settled() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn keys() -> Vec<String> {
+    (0..KEYS).map(|n| format!("k{n}")).collect()
+}
+
+/// Asks for every key at every place.
+async fn get_all(cluster: &Cluster, places: &[usize]) {
+    for key in keys() {
+        for place in places {
+            assert_eq!(text(&cluster.get(*place, &key).await.unwrap()), format!("{key}=0"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_takes_over_what_there_is_and_the_origin_hears_nothing() {
+    let cluster = cluster(3, true, &GroupConfig::default()).await;
+    get_all(&cluster, &[0, 1, 2]).await;
+    assert_eq!(cluster.origin.requests(), KEYS);
+    // Its own view is the first to change; the others learn from its claims.
+    cluster.nodes[3].change_view(states(&cluster, &[])).unwrap();
+    get_all(&cluster, &[0, 1, 2, 3]).await;
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[])).unwrap();
+    }
+    get_all(&cluster, &[0, 1, 2, 3]).await;
+    assert_eq!(cluster.origin.requests(), KEYS, "nothing is loaded again");
+    let moved = keys().iter().filter(|key| cluster.owner(key) == 3).count();
+    assert!(moved > KEYS / 8);
+    assert_eq!(cluster.groups[3].store_stats().main.items, moved as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_others_hear_first_costs_the_origin_nothing_either() {
+    let cluster = cluster(3, true, &GroupConfig::default()).await;
+    get_all(&cluster, &[0, 1, 2]).await;
+    for place in 0..3 {
+        cluster.nodes[place].change_view(states(&cluster, &[])).unwrap();
+        quiet().await;
+        get_all(&cluster, &[0, 1, 2]).await;
+    }
+    cluster.nodes[3].change_view(states(&cluster, &[])).unwrap();
+    get_all(&cluster, &[0, 1, 2, 3]).await;
+    assert_eq!(cluster.origin.requests(), KEYS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_drains_leaves_everything_to_the_others() {
+    let cluster = cluster(3, true, &GroupConfig::default()).await;
+    get_all(&cluster, &[0]).await;
+    let without = [(0, MemberState::Draining), (3, MemberState::Joining)];
+    for place in [1, 2, 3] {
+        cluster.nodes[place].change_view(states(&cluster, &without)).unwrap();
+    }
+    get_all(&cluster, &[0, 1, 2]).await;
+    timeout(TIMEOUT, cluster.nodes[0].handed_over()).await.unwrap();
+    cluster.nodes[0].change_view(states(&cluster, &without)).unwrap();
+    cluster.kill(0);
+    for place in [1, 2] {
+        let rest = [1, 2].map(|place| cluster.nodes[place].name().to_string());
+        cluster.nodes[place].change_view(members(&rest)).unwrap();
+    }
+    get_all(&cluster, &[1, 2]).await;
+    assert_eq!(cluster.origin.requests(), KEYS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_node_had_is_loaded_once_more_and_written_after_a_lease() {
+    let cluster = cluster(3, true, &GroupConfig::default()).await;
+    get_all(&cluster, &[1]).await;
+    let lost = keys().iter().filter(|key| cluster.owner(key) == 0).count();
+    let key = keys().into_iter().find(|key| cluster.owner(key) == 0).unwrap();
+    cluster.kill(0);
+    let start = Instant::now();
+    let rest = [1, 2].map(|place| cluster.nodes[place].name().to_string());
+    for place in [1, 2] {
+        cluster.nodes[place].change_view(members(&rest)).unwrap();
+    }
+    get_all(&cluster, &[1, 2]).await;
+    cluster.groups[1].delete(&key, Condition::Always, TIMEOUT).await.unwrap();
+    let waited = start.elapsed();
+    let lease = GroupConfig::default().hot_lease;
+    assert!(waited >= lease, "who had it may have let a copy be kept until then: {waited:?}");
+    assert!(waited < 2 * lease, "{waited:?}");
+    get_all(&cluster, &[1, 2]).await;
+    assert_eq!(cluster.origin.requests(), KEYS + lost + 1, "and once after the delete");
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_without_an_origin_move_as_well() {
+    let cluster = cluster(3, false, &GroupConfig::default()).await;
+    for key in keys() {
+        let value = Value::from(format!("{key}=0"));
+        cluster.groups[0].put(&key, value, None, Condition::Always, TIMEOUT).await.unwrap();
+    }
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[])).unwrap();
+    }
+    get_all(&cluster, &[0, 1, 2, 3]).await;
+    // A condition is judged by what came along.
+    let moved = keys().into_iter().find(|key| cluster.owner(key) == 3).unwrap();
+    let put = cluster.groups[3].put(&moved, Value::from("new"), None, Condition::IfAbsent, TIMEOUT).await;
+    assert_eq!(put.unwrap_err().kind(), ErrorKind::VersionMismatch);
+}
+
+/// Rule H2: what was deleted at the new owner does not come back from the old one.
+#[tokio::test(start_paused = true)]
+async fn what_is_written_after_a_slot_moved_is_not_undone_by_what_comes_along() {
+    let cluster = cluster(3, false, &GroupConfig::default()).await;
+    let group = &cluster.groups[0];
+    for key in keys() {
+        group.put(&key, Value::from("old"), None, Condition::Always, TIMEOUT).await.unwrap();
+    }
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[])).unwrap();
+    }
+    let mut moved = 0;
+    for key in keys() {
+        group.delete(&key, Condition::Always, TIMEOUT).await.unwrap();
+        moved += usize::from(cluster.owner(&key) == 3);
+        assert!(group.get(&key, TIMEOUT).await.unwrap().value.is_none(), "{key}");
+    }
+    assert!(moved > 0);
+    sleep(Duration::from_secs(1)).await;
+    for key in keys() {
+        assert!(group.get(&key, TIMEOUT).await.unwrap().value.is_none(), "{key}");
+    }
+}
+
+/// Rules W3 and C2.
+#[tokio::test(start_paused = true)]
+async fn a_load_that_a_claim_overtakes_is_answered_and_not_kept() {
+    let cluster = cluster(2, true, &GroupConfig::default()).await;
+    let target = Cluster::over(FakeNetwork::default(), 3, &GroupConfig::default(), FakeOrigin::new(1), None);
+    let key = keys().into_iter().find(|key| target.owner(key) == 2).unwrap();
+    let owner = cluster.owner(&key);
+    cluster.origin.close_gate();
+    let get = cluster.spawn_get(owner, &key);
+    cluster.origin.requested(1).await;
+    cluster.nodes[2].change_view(states(&cluster, &[])).unwrap();
+    settle(&cluster).await;
+    cluster.origin.let_through(1);
+    assert_eq!(text(&get.await.unwrap().unwrap()), format!("{key}=0"));
+    assert_eq!(cluster.groups[owner].store_stats().items(), 0);
+}
+
+/// Rule A1: a node that was stopped, sent away and taken in again by the others asks before it answers.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_slept_while_others_acted_for_it_answers_with_what_they_wrote() {
+    let cluster = cluster(3, false, &GroupConfig::default()).await;
+    let sleeper = 0;
+    let key = keys().into_iter().find(|key| cluster.owner(key) == sleeper).unwrap();
+    cluster.groups[1].put(&key, Value::from("old"), None, Condition::Always, TIMEOUT).await.unwrap();
+    let name = cluster.nodes[sleeper].name().clone();
+    cluster.network.hold(&name);
+    cluster.drivers[sleeper].abort();
+    let rest = [1, 2].map(|place| cluster.nodes[place].name().to_string());
+    for place in [1, 2] {
+        cluster.nodes[place].change_view(members(&rest)).unwrap();
+    }
+    sleep(Duration::from_secs(10)).await;
+    cluster.groups[1].put(&key, Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
+    for place in [1, 2] {
+        cluster.nodes[place].change_view(states(&cluster, &[(3, MemberState::Joining)])).unwrap();
+    }
+    tokio::spawn(cluster.nodes[sleeper].clone().claim_slots());
+    cluster.network.release(&name);
+    assert_eq!(text(&cluster.get(sleeper, &key).await.unwrap()), "new");
+}
