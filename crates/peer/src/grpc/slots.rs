@@ -146,7 +146,7 @@ fn entry(entry: &PushedEntry) -> proto::Entry {
 
 fn parse_entry(entry: proto::Entry) -> Result<PushedEntry, Error> {
     let proto::Entry { key, value, content_type, validator, version, age_ms, ttl_left_ms } = entry;
-    let key = Key::copy_from(&key)?;
+    let key = Key::copy_from(&key).map_err(|error| wrong(error.message()))?;
     if value.as_ref().is_some_and(|value| value.len() > PUSH_VALUE_LEN_MAX) {
         return Err(wrong("a pushed value is too long"));
     }

@@ -5,8 +5,10 @@ use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use larder_core::{
-    PeerClient,
+    PeerClient, Version,
+    claim::{SlotCall, SlotRequest, SlotsClaim},
     peer::{PeerAnswer, PeerGet, PeerWrite, WriteOp},
+    placement::SlotSet,
     testing::peer::{question, write},
 };
 use larder_peer::grpc::proto::{self, Answer, Frame, Request, answer::Outcome, request::Op};
@@ -36,7 +38,7 @@ const LATE_MAX: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked before the script goes on after its hello.
-const ASKED: [&str; 8] = ["key 0", "key 1", "key 2", "key 3", "long 4", "long 5", "put", "delete"];
+const ASKED: [&str; 10] = ["key 0", "key 1", "key 2", "key 3", "long 4", "long 5", "put", "delete", "claim", "recall"];
 
 /// Ids below it stand for requests in the order in which they came.
 const ID_MAX: u64 = 1_000;
@@ -79,6 +81,11 @@ async fn get(link: &Arc<dyn PeerClient>, key: &'static str) -> Result<PeerAnswer
     link.get(PeerGet { deadline: Instant::now() + TIMEOUT, ..question(key) }).await
 }
 
+fn claim() -> SlotsClaim {
+    let (term, slots) = (Version::ZERO, SlotSet::default());
+    SlotsClaim { view: 7, term, acted: term, gave_up: None, is_polite: false, slots }
+}
+
 /// Asks, and judges the answer: that it comes in time, and is this key's if the node tells no lies.
 async fn ask(link: &Arc<dyn PeerClient>, name: &'static str, is_readable: bool) -> Judged {
     let deadline = Instant::now() + TIMEOUT;
@@ -88,6 +95,11 @@ async fn ask(link: &Arc<dyn PeerClient>, name: &'static str, is_readable: bool) 
             let op = if name == "put" { put } else { WriteOp::Delete };
             let written = link.write(PeerWrite { deadline, ..write(name, op) });
             drop(timeout(TIMEOUT + LATE_MAX, written).await.map_err(|_| format!("{name} does not end"))?);
+        }
+        "claim" | "recall" => {
+            let call = if name == "claim" { SlotCall::Claim(claim()) } else { SlotCall::Recall };
+            let said = link.slots(SlotRequest { from: "a".into(), incarnation: 1, call }, deadline);
+            drop(timeout(TIMEOUT + LATE_MAX, said).await.map_err(|_| format!("{name} does not end"))?);
         }
         key => {
             let answer = timeout(TIMEOUT + LATE_MAX, get(link, key)).await;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder_core::{
     Error, PeerClient, PeerService, Version,
+    claim::{SlotReply, SlotRequest},
     peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
     testing::peer::{found, question},
 };
@@ -57,6 +58,13 @@ impl PeerService for Node {
             }
             tokio::task::yield_now().await;
             Ok(answer(question.key.as_bytes()))
+        })
+    }
+
+    fn slots(&self, _: SlotRequest) -> BoxFuture<'_, Result<SlotReply, Error>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Ok(SlotReply::Confirmed)
         })
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder_core::{
     Error, ErrorKind, PeerService, Version,
+    claim::{SlotCall, SlotRequest},
     peer::{Leave, PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, WriteOp},
     testing::peer::{deadline, found, get_leaving, question, write},
 };
@@ -233,6 +234,37 @@ async fn a_frame_of_empty_things_is_no_bomb() {
         assert!(outcome.is_err());
         gauge.stays_below(32 * MIB);
     }
+}
+
+/// They stand deeper, where they are not counted with what the frame carries.
+#[tokio::test]
+async fn a_list_of_empty_things_is_no_bomb() {
+    let _alone = alone().await;
+    let empty = |len: usize| Bytes::from([0x0a, 0].repeat((len - 1_000) / 2));
+    let (address, _node) = node(Slow::new()).await;
+    let mut raw = Raw::hello(address).await;
+    let gauge = Gauge::start();
+    let term = Some(proto::Version::default());
+    let push = proto::Push { term, entries: empty(limits::ASKER_FRAME_LEN_MAX) };
+    raw.send(&frame(vec![request(1, "", Op::Push(push))]).encode_to_vec());
+    assert_eq!(count(&until_pong(&mut raw, u64::MAX).await, "bad-request"), 1);
+    gauge.stays_below(8 * MIB);
+
+    let mut other = RawNode::start().await;
+    let link = link(other.address);
+    let gauge = Gauge::start();
+    let bomb = async {
+        let mut raw = other.greet().await;
+        let id = raw.frame().await.requests[0].id;
+        let claimed = proto::Claimed { answers: empty(limits::ANSWERER_FRAME_LEN_MAX) };
+        let answers = vec![Answer { id, outcome: Some(Outcome::Claimed(claimed)) }];
+        raw.send(&Frame { answers, ..Frame::default() }.encode_to_vec());
+        raw
+    };
+    let recall = SlotRequest { from: "a".into(), incarnation: 1, call: SlotCall::Recall };
+    let (reply, _raw) = tokio::join!(link.slots(recall, deadline()), bomb);
+    assert!(matches!(reply, Err(PeerError::Unreachable { sent: true, .. })), "{reply:?}");
+    gauge.stays_below(32 * MIB);
 }
 
 #[tokio::test]

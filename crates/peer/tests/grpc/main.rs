@@ -20,4 +20,5 @@ mod proxy;
 mod raw;
 #[path = "../shared/schema.rs"]
 mod schema;
+mod slots;
 mod views;
