@@ -37,10 +37,10 @@ const CLAIM_BACK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked at whether another member was heard of lately.
 const CONTACT_EVERY: Duration = Duration::from_millis(50);
 
-/// A claim, as its repetitions are told from others.
-type ClaimId = (Arc<str>, Version);
+/// Of whom is claimed, and whether politely: such claims are in no hurry and must not hold up others.
+type Addressee = (Arc<str>, bool);
 
-/// How it is with a claim.
+/// How it is with the claims of one addressee. One is under way at a time.
 struct Sending {
     /// How often it came to nothing.
     failures: u32,
@@ -57,10 +57,10 @@ enum Sent {
 
 /// Does what there is to do about the claims of `node`, for as long as it is polled.
 pub(crate) async fn drive(node: Node) {
-    let mut under_way: JoinSet<(ClaimId, Sent)> = JoinSet::new();
+    let mut under_way: JoinSet<(Addressee, Sent)> = JoinSet::new();
     let (mut pushing, mut others): (JoinSet<()>, JoinSet<()>) = (JoinSet::new(), JoinSet::new());
     others.spawn(keep_contact(node.clone()));
-    let mut sendings: HashMap<ClaimId, Sending> = HashMap::new();
+    let mut sendings: HashMap<Addressee, Sending> = HashMap::new();
     let mut claimed_back = Instant::now();
     loop {
         let now = Instant::now();
@@ -75,11 +75,12 @@ pub(crate) async fn drive(node: Node) {
             node.claim_back().await;
         }
         let asks = node.tenure().asks(node.view().digest());
-        sendings.retain(|(to, term), sending| {
-            sending.again_at.is_none() || asks.iter().any(|(asked, claim)| asked == to && claim.term == *term)
+        sendings.retain(|(to, is_polite), sending| {
+            let is_asked = |(asked, claim): &(Arc<str>, SlotsClaim)| asked == to && claim.is_polite == *is_polite;
+            sending.again_at.is_none() || asks.iter().any(is_asked)
         });
         for (to, claim) in asks {
-            let id = (to.clone(), claim.term);
+            let id = (to.clone(), claim.is_polite);
             let sending = sendings.entry(id.clone()).or_insert(Sending { failures: 0, again_at: Some(now) });
             if sending.again_at.is_some_and(|at| at <= now) {
                 sending.again_at = None;
@@ -104,7 +105,10 @@ pub(crate) async fn drive(node: Node) {
                 let Some(sending) = sendings.get_mut(&id) else { continue };
                 match sent {
                     Sent::Answered => drop(sendings.remove(&id)),
-                    Sent::TurnedDown => sending.again_at = Some(Instant::now() + PAUSE_MIN),
+                    Sent::TurnedDown => {
+                        let pause = if id.1 { CLAIM_BACK_EVERY } else { PAUSE_MIN };
+                        sending.again_at = Some(Instant::now() + pause);
+                    }
                     Sent::Unanswered => {
                         let doubled = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(sending.failures)).min(PAUSE_MAX);
                         sending.failures = sending.failures.saturating_add(1);

@@ -78,7 +78,7 @@ pub(crate) struct Claim {
     /// Who is asked took so long that reads begin (rule C4).
     pub(crate) is_late: bool,
     /// Gets the slot only from one that does not own it by its own view (rule C5).
-    is_polite: bool,
+    pub(crate) is_polite: bool,
 }
 
 impl Claim {
@@ -298,6 +298,8 @@ impl SlotState {
     /// Who is asked has had its time: reads begin (rule C4). Whether that is news.
     pub(crate) fn is_late(&mut self) -> bool {
         match &mut self.role {
+            // Who has it answers for it.
+            Role::Claiming(claim) if claim.is_polite => false,
             Role::Claiming(claim) => !std::mem::replace(&mut claim.is_late, true),
             _ => false,
         }

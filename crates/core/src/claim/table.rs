@@ -77,8 +77,9 @@ struct Entry {
     is_dirty: bool,
     /// The node goes on answering though its view gives the slot to another. Until when.
     lingers: Option<Moment>,
-    /// The store may hold entries of the slot though the node does not act for it, for who claims it. Until when.
-    kept: Option<Moment>,
+    /// The store may hold entries of the slot though the node does not act for it, for who claimed it under this term, or will
+    /// (zero). Until when.
+    kept: Option<(Version, Moment)>,
 }
 
 /// What was released, and to whom: the answers to a claim.
@@ -128,6 +129,7 @@ impl Claims {
     pub(crate) fn phase(&self, slot: Slot) -> Phase {
         match self.entry(slot).state.role() {
             Role::Acting { .. } => Phase::Acts,
+            Role::Claiming(claim) if claim.is_polite => Phase::Away,
             Role::Claiming(claim) if claim.is_late => Phase::Reads,
             Role::Claiming(_) => Phase::Waits,
             Role::Lost if self.entry(slot).lingers.is_some() => Phase::Lingers,
@@ -139,6 +141,7 @@ impl Claims {
     pub(crate) fn elsewhere(&self, slot: Slot) -> Option<Arc<str>> {
         match self.entry(slot).state.role() {
             Role::Released { to } | Role::GaveUp { to: Some(to), .. } => Some(self.nodes.name(*to)),
+            Role::Claiming(claim) if claim.is_polite => Some(self.nodes.name(claim.from)),
             _ => None,
         }
     }
@@ -162,8 +165,7 @@ impl Claims {
 
     /// Whether `term` is the one under which this node released the slot last.
     pub(crate) fn released_under(&self, slot: Slot, term: Version) -> bool {
-        let state = &self.entry(slot).state;
-        state.term() == term && matches!(state.role(), Role::Released { .. })
+        self.entry(slot).kept.is_some_and(|(known, _)| known == term)
     }
 
     /// Whether `term` is the one under which `from` released the slot to this node, within the window.
@@ -193,7 +195,7 @@ impl Claims {
             entry.state.lost();
             entry.warms = None;
             if matches!(role, Role::Acting { .. }) {
-                entry.kept = Some(now + HANDOFF_TIME);
+                entry.kept = Some((Version::ZERO, now + HANDOFF_TIME));
                 entry.lingers = (!lingers.is_zero()).then(|| now + lingers);
                 (self.busy.kept, self.busy.lingers) = (true, true);
             }
@@ -249,9 +251,10 @@ impl Claims {
         Slot::all().filter(acted).collect()
     }
 
-    /// Whether a slot is claimed that has not been had yet.
+    /// Whether a slot is claimed that has not been had yet, but for those that another has by its own view.
     pub(crate) fn is_claiming(&self) -> bool {
-        self.busy.claims && self.slots.iter().any(|entry| matches!(entry.state.role(), Role::Claiming(_)))
+        let waits = |entry: &Entry| matches!(entry.state.role(), Role::Claiming(claim) if !claim.is_polite);
+        self.busy.claims && self.slots.iter().any(waits)
     }
 
     /// Slots whose window is over.
@@ -269,23 +272,28 @@ impl Claims {
         if !self.busy.kept {
             return SlotSet::default();
         }
-        let forgotten = self.each(|entry, _| entry.kept.take_if(|until| *until <= now).is_some());
+        let forgotten = self.each(|entry, _| {
+            let is_over = entry.kept.take_if(|(_, until)| *until <= now).is_some();
+            is_over && !matches!(entry.state.role(), Role::Acting { .. })
+        });
         self.busy.kept = self.slots.iter().any(|entry| entry.kept.is_some());
         forgotten
     }
 
     /// What is to be asked of whom, the claims of one node that say the same together.
     pub(crate) fn asks(&mut self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
-        if !self.is_claiming() {
-            self.busy.claims = false;
+        if !self.busy.claims {
             return Vec::new();
         }
         let mut asks: HashMap<(NodeId, Ask), SlotSet> = HashMap::new();
+        self.busy.claims = false;
         for slot in Slot::all() {
             let entry = self.entry(slot);
-            if let Some(asked) = entry.state.ask().filter(|_| !entry.is_dirty) {
+            let Some(asked) = entry.state.ask() else { continue };
+            if !entry.is_dirty {
                 asks.entry(asked).or_default().insert(slot);
             }
+            self.busy.claims = true;
         }
         let named = |((to, ask), slots)| (self.nodes.name(to), self.named_claim(view, ask, slots));
         asks.into_iter().map(named).collect()
@@ -312,7 +320,7 @@ impl Claims {
             let had = matches!(entry.state.role(), Role::Acting { .. } | Role::Lost);
             let answer = entry.state.claimed(claimer, ask, is_mine(slot), is_behind);
             if had && matches!(answer, Answer::Released { .. }) {
-                entry.kept = Some(now + HANDOFF_TIME);
+                entry.kept = Some((ask.term, now + HANDOFF_TIME));
                 claimed.hands_over.insert(slot);
             }
             entry.lingers = None;
@@ -345,16 +353,18 @@ impl Claims {
                 ClaimAnswer::Elsewhere { at, given_up } => Answer::Elsewhere { at: self.nodes.id(&at), given_up },
             };
             for slot in slots.iter() {
-                let was_late = self.phase(slot) == Phase::Reads;
+                // Of the latter there may be entries that the other has overtaken.
+                let is_stale = matches!(self.phase(slot), Phase::Reads | Phase::Away);
                 let entry = self.entry_mut(slot);
                 match entry.state.answered(me, from, term, answer, fresh) {
                     Outcome::Nothing | Outcome::AsksOn => {}
                     Outcome::Acts => {
                         let hands_over = answer == Answer::Released { had: true };
                         entry.warms = hands_over.then_some((from, now + HANDOFF_TIME));
+                        entry.kept = None;
                         self.busy.warms |= hands_over;
                         answered.acts.insert(slot);
-                        if was_late {
+                        if is_stale {
                             answered.forgets.insert(slot);
                         }
                     }
@@ -402,8 +412,8 @@ impl Claims {
         })
     }
 
-    /// Claims back the slots that this node's view says are its own and that others have (rule C5), once the stores are
-    /// [clean](Self::clean).
+    /// Claims back the slots that this node's view says are its own and that others have (rule C5): politely of who can be
+    /// reached. The others are told; they are claimed once the stores are [clean](Self::clean).
     pub(crate) fn claim_back(
         &mut self,
         is_mine: impl Fn(Slot) -> bool,
@@ -420,7 +430,8 @@ impl Claims {
             self.busy.away = true;
             self.busy.claims = true;
             let entry = self.entry_mut(slot);
-            if entry.state.claims_back(is_unreachable(&other), term) {
+            let is_unreachable = is_unreachable(&other);
+            if entry.state.claims_back(is_unreachable, term) && is_unreachable {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
                 claimed.insert(slot);
             }

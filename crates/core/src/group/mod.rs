@@ -435,7 +435,8 @@ impl Group {
 
     /// Whether there is nothing of a slot but what the store holds.
     fn has_all(&self, slot: Slot) -> bool {
-        self.0.origin.is_none() && self.0.node.is_settled_at(slot)
+        let node = &self.0.node;
+        self.0.origin.is_none() && node.is_settled_at(slot) && node.contact().is_sure(|| self.now())
     }
 
     fn age_of(&self, load_start: Reading) -> Duration {
