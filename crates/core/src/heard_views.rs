@@ -60,11 +60,6 @@ impl HeardViews {
         self.looked.send_replace(());
     }
 
-    /// Whether this node has, or had, this view.
-    pub(crate) fn was_own(&self, digest: u64) -> bool {
-        self.views.lock().iter().any(|heard| heard.digest == digest && heard.look == Look::Needless)
-    }
-
     /// Another node has this view. Whether this node can judge what it asks: it knows the view, or has looked for it.
     pub(crate) fn hear(&self, digest: u64) -> bool {
         let mut views = self.views.lock();

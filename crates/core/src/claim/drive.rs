@@ -74,7 +74,7 @@ pub(crate) async fn drive(node: Node) {
             claimed_back = now;
             node.claim_back().await;
         }
-        let asks = node.tenure().asks(node.view().digest());
+        let asks = node.tenure().asks();
         sendings.retain(|(to, is_polite), sending| {
             let is_asked = |(asked, claim): &(Arc<str>, SlotsClaim)| asked == to && claim.is_polite == *is_polite;
             sending.again_at.is_none() || asks.iter().any(is_asked)
@@ -231,9 +231,8 @@ impl Node {
     /// Answers another node's claim (rules C2 and C3).
     pub(crate) fn claimed(&self, claimer: &Arc<str>, claim: &SlotsClaim) -> Vec<(SlotSet, ClaimAnswer)> {
         let (view, now) = (self.view(), self.clock().now());
-        let is_behind = claim.view != view.digest() && self.standing().heard_views().was_own(claim.view);
         let is_mine = |slot| view.is_mine(slot, &[]);
-        let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, is_behind, now);
+        let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
         if !stops.is_empty() {
             // What is under way must not come in any more once the claimer knows.
             self.groups().iter().for_each(|group| group.detach(&stops));

@@ -18,16 +18,10 @@ struct Scope {
     terms: u8,
     /// Whether a node crashes, and restarts or not.
     has_crash: bool,
-    /// Whether a node knows a view that came before its own, as from a registry; where gossip tells the members it may not.
-    has_order: bool,
 }
 
 /// Without a crash there is more to follow of everything else.
-const SCOPES: [Scope; 3] = [
-    Scope { terms: 4, has_crash: false, has_order: true },
-    Scope { terms: 4, has_crash: false, has_order: false },
-    Scope { terms: 2, has_crash: true, has_order: false },
-];
+const SCOPES: [Scope; 2] = [Scope { terms: 4, has_crash: false }, Scope { terms: 2, has_crash: true }];
 /// In how many steps a cluster whose messages flow again has to settle.
 const STEPS_MAX: usize = 40;
 
@@ -51,7 +45,7 @@ enum Without {
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 enum Message {
-    Claim { claimer: usize, to: usize, ask: Ask, view: u8 },
+    Claim { claimer: usize, to: usize, ask: Ask },
     Answer { from: usize, to: usize, term: Version, answer: Answer },
     Confirm { claimer: usize, to: usize, term: Version },
 }
@@ -151,18 +145,18 @@ impl Rules {
     }
 
     fn send_ask(&self, world: &mut World, node: usize) {
-        let Member { slot, view, .. } = world.members[node];
+        let Member { slot, .. } = world.members[node];
         if let Some((to, mut ask)) = slot.ask() {
             if self.without == Without::Keeping {
                 ask.gave_up = None;
             }
-            world.sent.insert(Message::Claim { claimer: node, to: place(to), ask, view });
+            world.sent.insert(Message::Claim { claimer: node, to: place(to), ask });
         }
     }
 
     fn deliver(&self, world: &mut World, message: &Message) -> Option<()> {
         match *message {
-            Message::Claim { claimer, to, ask, view } => {
+            Message::Claim { claimer, to, ask } => {
                 let Member { slot, view: mine, .. } = world.members[to];
                 if world.members[to].is_gone {
                     return None;
@@ -172,8 +166,7 @@ impl Rules {
                 if self.without == Without::Refusing {
                     member.slot.forget_term();
                 }
-                let answer =
-                    member.slot.claimed(id(claimer), ask, self.is_mine(to, mine), self.scope.has_order && view < mine);
+                let answer = member.slot.claimed(id(claimer), ask, self.is_mine(to, mine));
                 match (self.without, answer) {
                     (Without::Stopping, Answer::Released { .. }) if matches!(slot.role(), Role::Acting { .. }) => {
                         member.slot = slot;

@@ -52,8 +52,6 @@ pub enum SlotCall {
 /// A claim of slots that are asked for in the same words.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotsClaim {
-    /// The digest of the claimer's view.
-    pub view: u64,
     /// Under which the claimer will act.
     pub term: Version,
     /// The term under which it acted for them last, since it started; zero: none.

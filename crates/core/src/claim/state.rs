@@ -179,9 +179,8 @@ impl SlotState {
         };
     }
 
-    /// This node's answer to a claim. `is_mine`: its own view names it the owner; `is_behind`: the claimer's view is one that it
-    /// had before its present one.
-    pub(crate) fn claimed(&mut self, claimer: NodeId, ask: Ask, is_mine: bool, is_behind: bool) -> Answer {
+    /// This node's answer to a claim. `is_mine`: its own view names it the owner.
+    pub(crate) fn claimed(&mut self, claimer: NodeId, ask: Ask, is_mine: bool) -> Answer {
         let claimers_own = GivenUp { until: ask.term, acted: ask.acted };
         for (node, given_up) in ask.gave_up.into_iter().chain([(claimer, claimers_own)]) {
             // It has had what it was told, though its confirmation did not come.
@@ -201,7 +200,7 @@ impl SlotState {
             return answer;
         }
         // A claim that was overtaken on its way must not take the slot from who got it since (rule C3).
-        let is_refused = ask.term <= self.term || is_behind || (ask.is_polite && is_mine && self.is_acting());
+        let is_refused = ask.term <= self.term || (ask.is_polite && is_mine && self.is_acting());
         if is_refused {
             return Answer::Refused { known: self.term };
         }

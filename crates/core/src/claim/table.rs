@@ -281,7 +281,7 @@ impl Claims {
     }
 
     /// What is to be asked of whom, the claims of one node that say the same together.
-    pub(crate) fn asks(&mut self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
+    pub(crate) fn asks(&mut self) -> Vec<(Arc<str>, SlotsClaim)> {
         if !self.busy.claims {
             return Vec::new();
         }
@@ -295,7 +295,7 @@ impl Claims {
             }
             self.busy.claims = true;
         }
-        let named = |((to, ask), slots)| (self.nodes.name(to), self.named_claim(view, ask, slots));
+        let named = |((to, ask), slots)| (self.nodes.name(to), self.named_claim(ask, slots));
         asks.into_iter().map(named).collect()
     }
 
@@ -305,11 +305,10 @@ impl Claims {
         claimer: &Arc<str>,
         asked: &SlotsClaim,
         is_mine: impl Fn(Slot) -> bool,
-        is_behind: bool,
         now: Moment,
     ) -> Claimed {
         let claimer = self.nodes.id(claimer);
-        let SlotsClaim { view: _, term, acted, gave_up, is_polite, slots } = asked;
+        let SlotsClaim { term, acted, gave_up, is_polite, slots } = asked;
         let gave_up = gave_up.as_ref().map(|(name, given_up)| (self.nodes.id(name), *given_up));
         let ask = Ask { term: *term, acted: *acted, gave_up, is_polite: *is_polite };
         let mut answers: HashMap<Answer, SlotSet> = HashMap::new();
@@ -318,7 +317,7 @@ impl Claims {
             let answered = self.phase(slot) != Phase::Away;
             let entry = self.entry_mut(slot);
             let had = matches!(entry.state.role(), Role::Acting { .. } | Role::Lost);
-            let answer = entry.state.claimed(claimer, ask, is_mine(slot), is_behind);
+            let answer = entry.state.claimed(claimer, ask, is_mine(slot));
             if had && matches!(answer, Answer::Released { .. }) {
                 entry.kept = Some((ask.term, now + HANDOFF_TIME));
                 claimed.hands_over.insert(slot);
@@ -452,10 +451,10 @@ impl Claims {
         &mut self.slots[usize::from(slot.number())]
     }
 
-    fn named_claim(&self, view: u64, ask: Ask, slots: SlotSet) -> SlotsClaim {
+    fn named_claim(&self, ask: Ask, slots: SlotSet) -> SlotsClaim {
         let Ask { term, acted, gave_up, is_polite } = ask;
         let gave_up = gave_up.map(|(node, given_up)| (self.nodes.name(node), given_up));
-        SlotsClaim { view, term, acted, gave_up, is_polite, slots }
+        SlotsClaim { term, acted, gave_up, is_polite, slots }
     }
 
     fn named_answer(&self, answer: Answer) -> ClaimAnswer {
@@ -505,17 +504,17 @@ mod tests {
 
         change(&mut b, "b", Some(SLOT_COUNT), 10_000, 2);
         assert_eq!((count(&b, Phase::Waits), count(&b, Phase::Away)), (6_384, 10_000));
-        let asks = b.asks(7);
+        let asks = b.asks();
         let [(to, ask)] = &asks[..] else { panic!("{asks:?}") };
         assert_eq!((&**to, ask.slots.len()), ("a", 6_384));
-        let Claimed { answers, stops, hands_over } = a.claimed(&name("b"), ask, |_| true, false, Moment::default());
+        let Claimed { answers, stops, hands_over } = a.claimed(&name("b"), ask, |_| true, Moment::default());
         assert!(matches!(&answers[..], [(slots, ClaimAnswer::Released { had: true })] if slots.len() == 6_384));
         assert_eq!((stops.len(), hands_over.len()), (6_384, 6_384));
         assert_eq!((count(&a, Phase::Acts), count(&a, Phase::Away)), (10_000, 6_384));
         assert_eq!(a.elsewhere(Slot::new(SLOT_COUNT - 1).unwrap()), Some(name("b")));
         let answered = b.answered(&name("a"), ask.term, answers, version(9), Moment::default());
         assert_eq!((answered.acts.len(), count(&b, Phase::Acts)), (6_384, 6_384));
-        assert!(b.asks(7).is_empty());
+        assert!(b.asks().is_empty());
     }
 
     #[test]
@@ -538,14 +537,13 @@ mod tests {
         change(&mut a, "a", None, SLOT_COUNT, 1);
         let slots: SlotSet = Slot::all().take(3).collect();
         let claim = SlotsClaim {
-            view: 7,
             term: version(5),
             acted: Version::ZERO,
             gave_up: None,
             is_polite: false,
             slots: slots.clone(),
         };
-        a.claimed(&b, &claim, |_| true, false, Moment::default());
+        a.claimed(&b, &claim, |_| true, Moment::default());
         for (is_away, is_polite) in [(false, true), (true, false)] {
             let mut a = Claims {
                 nodes: Nodes::default(),
@@ -556,10 +554,11 @@ mod tests {
             for known in ["a", "b"] {
                 a.nodes.id(&name(known));
             }
-            assert_eq!(a.claim_back(|_| true, |other| is_away && other == "b", version(6), Moment::default()), slots);
-            assert!(a.asks(7).is_empty(), "not before the stores are clean");
-            a.clean(&slots);
-            let asks = a.asks(7);
+            let dirty = a.claim_back(|_| true, |other| is_away && other == "b", version(6), Moment::default());
+            assert_eq!((dirty == slots, a.asks().is_empty()), (is_away, is_away), "not before the stores are clean");
+            assert_eq!(a.phase(Slot::new(0).unwrap()), if is_away { Phase::Waits } else { Phase::Away });
+            a.clean(&dirty);
+            let asks = a.asks();
             assert!(matches!(&asks[..], [(to, asked)] if **to == *b && asked.is_polite == is_polite), "{asks:?}");
         }
     }

@@ -208,11 +208,10 @@ impl Tenure {
         claimer: &Arc<str>,
         claim: &SlotsClaim,
         is_mine: impl Fn(Slot) -> bool,
-        is_behind: bool,
         now: Moment,
     ) -> Claimed {
         let mut claims = self.claims.lock();
-        let claimed = claims.claimed(claimer, claim, is_mine, is_behind, now);
+        let claimed = claims.claimed(claimer, claim, is_mine, now);
         self.publish(&claims, &claim.slots);
         claimed
     }
@@ -241,8 +240,8 @@ impl Tenure {
     }
 
     /// What is to be asked of whom.
-    pub(crate) fn asks(&self, view: u64) -> Vec<(Arc<str>, SlotsClaim)> {
-        self.claims.lock().asks(view)
+    pub(crate) fn asks(&self) -> Vec<(Arc<str>, SlotsClaim)> {
+        self.claims.lock().asks()
     }
 
     /// `from` answered the claim of `term`. Those that the node may act for from now on are to be [shown](Self::show) once the

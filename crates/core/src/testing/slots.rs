@@ -115,7 +115,7 @@ fn some_of_them() -> SlotSet {
 }
 
 fn claim(slots: SlotSet) -> SlotsClaim {
-    SlotsClaim { view: u64::MAX, term: a_version(), acted: Version::ZERO, gave_up: None, is_polite: false, slots }
+    SlotsClaim { term: a_version(), acted: Version::ZERO, gave_up: None, is_polite: false, slots }
 }
 
 /// One of each kind.

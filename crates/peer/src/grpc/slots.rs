@@ -107,9 +107,8 @@ pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
 }
 
 fn claim_op(claim: &SlotsClaim) -> proto::Claim {
-    let SlotsClaim { view, term, acted, gave_up, is_polite, slots } = claim;
+    let SlotsClaim { term, acted, gave_up, is_polite, slots } = claim;
     proto::Claim {
-        view: *view,
         term: Some(version(*term)),
         acted: some_version(*acted),
         sent_by: gave_up.as_ref().map(|(name, _)| name.to_string()).unwrap_or_default(),
@@ -120,14 +119,14 @@ fn claim_op(claim: &SlotsClaim) -> proto::Claim {
 }
 
 fn parse_claim(claim: proto::Claim) -> Result<SlotsClaim, Error> {
-    let proto::Claim { view, term, acted, sent_by, given_up, is_polite, slots } = claim;
+    let proto::Claim { term, acted, sent_by, given_up, is_polite, slots } = claim;
     let gave_up = match given_up {
         Some(given_up) if !sent_by.is_empty() => Some((sent_by.into(), parse_given_up(given_up))),
         None if sent_by.is_empty() => None,
         _ => return Err(wrong("who sent a claimer here stands with what it has given up")),
     };
     let acted = parse_some_version(acted);
-    Ok(SlotsClaim { view, term: parse_term(term)?, acted, gave_up, is_polite, slots: parse_slots(&slots)? })
+    Ok(SlotsClaim { term: parse_term(term)?, acted, gave_up, is_polite, slots: parse_slots(&slots)? })
 }
 
 fn entry(entry: &PushedEntry) -> proto::Entry {

@@ -176,7 +176,6 @@ async fn claimed(outcome: Outcome) -> Result<SlotReply, PeerError> {
         raw
     };
     let claim = SlotsClaim {
-        view: 7,
         term: Version::ZERO,
         acted: Version::ZERO,
         gave_up: None,
