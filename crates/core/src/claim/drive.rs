@@ -231,6 +231,11 @@ impl Node {
     /// Answers another node's claim (rules C2 and C3).
     pub(crate) fn claimed(&self, claimer: &Arc<str>, claim: &SlotsClaim) -> Vec<(SlotSet, ClaimAnswer)> {
         let (view, now) = (self.view(), self.clock().now());
+        if view.members().position(claimer).is_none() {
+            // Lists that differ, where somebody writes them; else this node is about to hear of the other.
+            let known = self.standing().next_version();
+            return vec![(claim.slots.clone(), ClaimAnswer::Refused { known })];
+        }
         let is_mine = |slot| view.is_mine(slot, &[]);
         let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
         if !stops.is_empty() {
@@ -252,10 +257,12 @@ impl Node {
         }
     }
 
-    /// Whether the node acts for all slots that are its own.
+    /// Whether the node acts for all slots that are its own, but for those whose owner before is no member any more: of that
+    /// one no answer is waited for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.tenure().is_claiming()
+        let view = self.view();
+        !self.tenure().claims_any_from(|from| view.members().position(from).is_some())
     }
 
     /// Waits until all slots of this node were claimed by others, and their entries handed over, or there is nobody who

@@ -253,8 +253,16 @@ impl Claims {
 
     /// Whether a slot is claimed that has not been had yet, but for those that another has by its own view.
     pub(crate) fn is_claiming(&self) -> bool {
-        let waits = |entry: &Entry| matches!(entry.state.role(), Role::Claiming(claim) if !claim.is_polite);
-        self.busy.claims && self.slots.iter().any(waits)
+        self.claims_any_from(|_| true)
+    }
+
+    /// Whether a slot is claimed from somebody like that.
+    pub(crate) fn claims_any_from(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        let claims = |entry: &Entry| {
+            matches!(entry.state.role(), Role::Claiming(claim)
+            if !claim.is_polite && is_such(&self.nodes.names[claim.from as usize]))
+        };
+        self.busy.claims && self.slots.iter().any(claims)
     }
 
     /// Slots whose window is over.

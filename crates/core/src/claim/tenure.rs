@@ -169,6 +169,11 @@ impl Tenure {
         self.claims.lock().is_claiming()
     }
 
+    /// Whether some slot is claimed from somebody like that.
+    pub(crate) fn claims_any_from(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        self.claims.lock().claims_any_from(is_such)
+    }
+
     /// Whether some slot waits for who claims it, or its entries for being handed over.
     pub(crate) fn has_to_hand_over(&self) -> bool {
         let handoffs = self.handoffs.lock();

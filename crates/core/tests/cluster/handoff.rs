@@ -14,7 +14,7 @@ async fn cluster(count: usize, has_origin: bool, config: &GroupConfig) -> Cluste
     let origin = FakeOrigin::new(1);
     let loader: Arc<dyn Loader> = Arc::new(origin.clone());
     let loader = has_origin.then_some(&loader);
-    let mut cluster = Cluster::over(FakeNetwork::with_claims(), count + 1, config, origin, loader);
+    let mut cluster = Cluster::over(&FakeNetwork::with_claims(), count + 1, config, origin, loader);
     for node in &cluster.nodes {
         node.change_view(states(&cluster, &[(count, MemberState::Joining)])).unwrap();
         cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
@@ -176,7 +176,7 @@ async fn what_is_written_after_a_slot_moved_is_not_undone_by_what_comes_along() 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_a_claim_overtakes_is_answered_and_not_kept() {
     let cluster = cluster(2, true, &GroupConfig::default()).await;
-    let target = Cluster::over(FakeNetwork::default(), 3, &GroupConfig::default(), FakeOrigin::new(1), None);
+    let target = Cluster::over(&FakeNetwork::default(), 3, &GroupConfig::default(), FakeOrigin::new(1), None);
     let key = keys().into_iter().find(|key| target.owner(key) == 2).unwrap();
     let owner = cluster.owner(&key);
     cluster.origin.close_gate();

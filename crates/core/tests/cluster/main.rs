@@ -56,11 +56,11 @@ impl Cluster {
     }
 
     fn start(count: usize, config: &GroupConfig, origin: FakeOrigin, loader: Option<&Arc<dyn Loader>>) -> Self {
-        Self::over(FakeNetwork::default(), count, config, origin, loader)
+        Self::over(&FakeNetwork::default(), count, config, origin, loader)
     }
 
     fn over(
-        network: FakeNetwork,
+        network: &FakeNetwork,
         count: usize,
         config: &GroupConfig,
         origin: FakeOrigin,

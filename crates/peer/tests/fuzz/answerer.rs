@@ -83,7 +83,7 @@ async fn get(link: &Arc<dyn PeerClient>, key: &'static str) -> Result<PeerAnswer
 
 fn claim() -> SlotsClaim {
     let (term, slots) = (Version::ZERO, SlotSet::default());
-    SlotsClaim { view: 7, term, acted: term, gave_up: None, is_polite: false, slots }
+    SlotsClaim { term, acted: term, gave_up: None, is_polite: false, slots }
 }
 
 /// Asks, and judges the answer: that it comes in time, and is this key's if the node tells no lies.

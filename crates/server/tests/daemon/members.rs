@@ -98,7 +98,8 @@ async fn lists_that_differ_cost_loads_and_neither_loops_nor_wrong_answers(over: 
 async fn a_write_that_reaches_no_owner_is_refused_and_not_passed_on(over: Over) {
     let cluster = Cluster::with_lists(over, &["ab", "bc", "ca"], "[groups.g]").await;
     let mut refused = 0;
-    for number in 0..30 {
+    // Enough that some have no owner who knows it: each of those is tried for two thirds of a second.
+    for number in 0..8 {
         let key = format!("key{number}");
         for node in &cluster.nodes {
             for request in [put_key(&key, "v"), delete_key(&key)] {
@@ -111,5 +112,5 @@ async fn a_write_that_reaches_no_owner_is_refused_and_not_passed_on(over: Over) 
         }
     }
     assert!(refused > 0, "some of the keys have no owner who knows it");
-    assert!(cluster.metric("larder_server_requests_total").await <= 30 * 3 * 2);
+    assert!(cluster.metric("larder_server_requests_total").await <= 8 * 3 * 2 * 6, "six tries each at most");
 }
