@@ -1,10 +1,6 @@
 //! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 use futures_util::{StreamExt, future::BoxFuture, stream};
@@ -12,8 +8,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Transport, Version,
-    claim::{Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
+    Clock, Error, ErrorKind, Loader, Member, Members, Membership, PeerService, Standing, Transport, Version,
+    claim::{Attendance, Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
     membership::LOOK_TIME_MAX,
@@ -93,8 +89,8 @@ struct Inner {
     contact: Arc<Contact>,
     /// Held while it asks whether its view stands.
     waking: tokio::sync::Mutex<()>,
-    /// The members of the view, each with its incarnation, and since when they have been in it without a break.
-    since: Mutex<HashMap<Arc<str>, (u32, Moment)>>,
+    /// Since when there are the members that there are, and which were sent away.
+    attendance: Mutex<Attendance>,
     /// Members that came, to be asked for what they acted for (rule W5).
     came: Mutex<Vec<Arc<str>>>,
     /// Held while a view is put in the place of another.
@@ -142,14 +138,15 @@ impl Node {
         let previous = |slot| if config.carries_claims() { stand_in(slot) } else { None };
         tenure.gain(&mine, previous, standing.next_version(), now, true);
         contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
-        let since = view.members().iter().map(|member| (member.name.clone(), (member.incarnation, now))).collect();
+        let mut attendance = Attendance::default();
+        attendance.take(view.members(), now);
         Ok(Self(Arc::new(Inner {
             standing,
             tenure,
             departed: Mutex::default(),
             contact,
             waking: tokio::sync::Mutex::default(),
-            since: Mutex::new(since),
+            attendance: Mutex::new(attendance),
             came: Mutex::default(),
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
@@ -381,15 +378,9 @@ impl Node {
     /// Takes down since when there are the members that there are, and who is to be asked for what it did before.
     fn meet(&self, view: &View) {
         let now = self.clock().now();
-        let mut since = self.0.since.lock();
-        let before = std::mem::take(&mut *since);
-        for member in view.members().iter() {
-            let stayed = before.get(&member.name).filter(|(incarnation, _)| *incarnation == member.incarnation);
-            if stayed.is_none() && member.name != *self.name() && self.carries_claims() {
-                self.0.came.lock().push(member.name.clone());
-            }
-            let began = stayed.map_or(now, |(_, began)| *began);
-            since.insert(member.name.clone(), (member.incarnation, began));
+        let came = self.0.attendance.lock().take(view.members(), now);
+        if self.carries_claims() {
+            self.0.came.lock().extend(came.into_iter().filter(|name| name != self.name()));
         }
         let has_others = self.carries_claims() && view.peers().next().is_some();
         self.0.contact.has_others(has_others, now);
@@ -400,12 +391,9 @@ impl Node {
         std::mem::take(&mut self.0.came.lock())
     }
 
-    /// For how long a member has been in the view without a break.
+    /// As [`Attendance::member_for`].
     pub(crate) fn member_for(&self, name: &str, incarnation: u32) -> Option<Duration> {
-        let since = self.0.since.lock();
-        let (known, began) = since.get(name)?;
-        // Not every list of members knows incarnations.
-        (*known == incarnation || *known == 0).then(|| self.clock().now().since(*began))
+        self.0.attendance.lock().member_for(name, incarnation, self.clock().now())
     }
 
     pub(crate) fn contact(&self) -> &Contact {

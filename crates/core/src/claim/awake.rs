@@ -5,6 +5,7 @@
 //! asks it for what it acted for while they did not share a view.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use futures_util::{StreamExt, future::select_ok, stream};
 use tokio::time::{Instant, sleep};
 
 use super::message::{SlotCall, SlotReply};
-use crate::{Moment, Node, placement::SlotSet};
+use crate::{Member, Members, Moment, Node, membership::MEMBERS_MAX, placement::SlotSet};
 
 /// For how long a node is sure to be among the others after it heard of one, where no group says: half a lease.
 const SURE_FOR: Duration = Duration::from_millis(500);
@@ -95,6 +96,51 @@ impl Contact {
     }
 }
 
+/// Since when a node's view has had the members that it has, and which it had before.
+#[derive(Default)]
+pub(crate) struct Attendance(HashMap<Arc<str>, Seen>);
+
+struct Seen {
+    incarnation: u32,
+    /// `None`: it was sent away.
+    since: Option<Moment>,
+}
+
+impl Attendance {
+    /// Takes down the members of a view. Those that came are told.
+    pub(crate) fn take(&mut self, members: &Members, now: Moment) -> Vec<Arc<str>> {
+        if self.0.len() > 2 * MEMBERS_MAX {
+            self.0.retain(|_, seen| seen.since.is_some());
+        }
+        for (name, seen) in &mut self.0 {
+            if members.position(name).is_none() {
+                seen.since = None;
+            }
+        }
+        let mut came = Vec::new();
+        for Member { name, incarnation, .. } in members.iter() {
+            let stays = |seen: &Seen| seen.incarnation == *incarnation && seen.since.is_some();
+            if !self.0.get(name).is_some_and(stays) {
+                self.0.insert(name.clone(), Seen { incarnation: *incarnation, since: Some(now) });
+                came.push(name.clone());
+            }
+        }
+        came
+    }
+
+    /// For how long a node has been a member without a break. `None`: it was sent away. One that never was a member has not
+    /// been: where somebody writes them, lists may differ.
+    pub(crate) fn member_for(&self, name: &str, incarnation: u32, now: Moment) -> Option<Duration> {
+        match self.0.get(name) {
+            // Not every list of members knows incarnations.
+            Some(seen) if seen.incarnation == incarnation || seen.incarnation == 0 => {
+                seen.since.map(|since| now.since(since))
+            }
+            _ => Some(Duration::MAX),
+        }
+    }
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -104,7 +150,7 @@ struct Heard {
     from: Arc<str>,
     /// When it was asked.
     sent: Moment,
-    /// For how long this node has been in its view.
+    /// For how long this node has been in its view; `None`: it was sent away.
     member_for: Option<Duration>,
     /// What it acted for.
     slots: SlotSet,

@@ -115,7 +115,8 @@ pub enum SlotReply {
     Confirmed,
     /// To a recall.
     Recalled {
-        /// For how long the asker has been a member of the other's view, without a break; `None`: it is none.
+        /// For how long the asker has been a member of the other's view, without a break; `None`: it was sent away. No time is
+        /// too long for one that never was a member: lists that somebody writes may differ.
         member_for: Option<Duration>,
         /// Slots that the other acts for or acted for, and nobody has claimed from it.
         slots: SlotSet,

@@ -16,7 +16,7 @@ mod tenure;
 #[cfg(test)]
 mod explore;
 
-pub(crate) use awake::Contact;
+pub(crate) use awake::{Attendance, Contact};
 pub use message::{
     ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, SlotCall, SlotReply,
     SlotRequest, SlotsClaim,
