@@ -37,6 +37,7 @@ cargo xtask COMMAND
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
            peer [--only SYSTEM] [--callers N] [--value-size B] [--rounds N] [--json]: gets that another process answers
+           churn [--nodes N,…] [--events EVENT,…] [--only SYSTEM] [--json]: loads at the origin while nodes come and go
   fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
   sanitize the tests of unsafe code under the address sanitizer
   help     this text

@@ -59,9 +59,14 @@ const CONSUL: Need = Need {
 /// What tests need.
 const NEEDS: &[Need] = &[GO, ETCD, CONSUL];
 
+const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
+
+/// What is compared where nodes come and go.
+pub(crate) const CHURN: &[Need] = &[COMPARED_GO];
+
 /// What Larder's nodes are compared with.
-const PEERS: &[Need] = &[
-    Need { used_by: "the comparison with golang/groupcache", ..GO },
+pub(crate) const PEERS: &[Need] = &[
+    COMPARED_GO,
     Need {
         name: "redis",
         probe: "redis-server --version",
@@ -128,9 +133,9 @@ pub(crate) fn provide(without: &mut Without) -> Outcome {
 }
 
 /// Installs what a comparison of nodes needs, and tells on stderr what has to be left out of it.
-pub(crate) fn provide_peers() -> Without {
-    let without = install_missing(PEERS);
-    left_out(PEERS, &without).for_each(|line| eprintln!("{line} It is left out."));
+pub(crate) fn provide_compared(needs: &'static [Need]) -> Without {
+    let without = install_missing(needs);
+    left_out(needs, &without).for_each(|line| eprintln!("{line} It is left out."));
     without
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::{
-    picture,
+    picture::{self, Line, Panel},
     systems::{self, Room},
     trace::{self, Trace},
 };
@@ -13,6 +13,9 @@ use crate::{
 /// Keys are 64 bits, values one byte.
 const KEY_LEN: usize = 8;
 const VALUE: [u8; 1] = [1];
+
+/// How many panels of the picture stand beside each other.
+const PANELS_BESIDE: usize = 2;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -51,8 +54,23 @@ pub(crate) fn run(options: &Options, names: &[&'static str]) -> Result<Vec<Row>,
             }
         }
     }
-    picture::hit_ratios(&options.picture, &rows)?;
+    picture::draw(&options.picture, &panels(&rows, names), PANELS_BESIDE)?;
     Ok(rows)
+}
+
+/// A panel for each trace, a line for each system. Each capacity is as far from the next, as each is twice the one before.
+fn panels(rows: &[Row], names: &[&'static str]) -> Vec<Panel> {
+    let of_trace = |rows: &[Row]| {
+        let mut capacities: Vec<u64> = rows.iter().map(|row| row.capacity).collect();
+        capacities.sort_unstable();
+        capacities.dedup();
+        let ticks = (0..).zip(&capacities).map(|(at, capacity)| (f64::from(at), capacity.to_string())).collect();
+        let place = |row: &Row| capacities.binary_search(&row.capacity).unwrap_or_default() as f64;
+        let points = |name| rows.iter().filter(|row| row.name == name).map(|row| (place(row), row.value)).collect();
+        let lines = names.iter().map(|&name| Line { name, points: points(name) }).collect();
+        Panel { title: format!("{}: hits in %, by capacity in entries", rows[0].trace), ticks, lines }
+    };
+    rows.chunk_by(|one, other| one.trace == other.trace).map(of_trace).collect()
 }
 
 /// Six capacities, each twice the one before.

@@ -1,19 +1,36 @@
-//! Larder beside what people use in its place: the store's speed, memory and hit ratio, and gets between nodes.
+//! Larder beside what people use in its place: the store's speed, memory and hit ratio, gets between nodes, and what it costs when
+//! those come and go.
 //!
 //! Speed is told as ratios of interleaved rounds, as a machine's noise moves all systems alike; memory as the resident
 //! size of a process that does nothing else.
 
 #![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 
+mod churn;
+#[path = "../../../server/tests/daemon/client.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "what tests ask for and how, of which less is needed here")]
+mod client;
 mod clock;
+mod go;
 mod hit_ratio;
 mod latency;
 mod memory;
+#[path = "../../../server/tests/daemon/moves.rs"]
+#[expect(dead_code, reason = "tests need more of it")]
+mod moves;
+mod needs;
+#[path = "../../../server/tests/daemon/origin.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "the origin of tests, of which less is needed here")]
+mod origin;
 mod peer;
 mod picture;
+mod process;
 mod speed;
 mod systems;
 mod trace;
+#[path = "../../../server/tests/daemon/traffic.rs"]
+#[expect(clippy::unwrap_used, reason = "the traffic of tests")]
+mod traffic;
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -51,6 +68,8 @@ enum What {
     HitRatio(hit_ratio::Options),
     /// Gets that another process answers.
     Peer(peer::Options),
+    /// Loads at the origin while nodes come and go.
+    Churn(churn::Options),
     #[command(hide = true)]
     Weigh(memory::Weigh),
     #[command(hide = true)]
@@ -59,7 +78,11 @@ enum What {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Arguments { what, json, systems } = Arguments::parse();
-    let all: &[&str] = if let What::Peer(_) = what { &peer::NAMES } else { &systems::NAMES };
+    let all: &[&str] = match what {
+        What::Peer(_) => &peer::NAMES,
+        What::Churn(_) => &churn::NAMES,
+        _ => &systems::NAMES,
+    };
     if let Some(unknown) = systems.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!("there is no system {unknown}; there are {}", all.join(", ")).into());
     }
@@ -95,6 +118,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("{}", serde_json::json!({ "suite": "peer", "rows": rows }));
             } else {
                 print!("{}", peer::Tables(&rows));
+            }
+        }
+        What::Churn(options) => {
+            let rows = churn::run(options, &names)?;
+            if json {
+                println!("{}", serde_json::json!({ "suite": "churn", "rows": rows }));
+            } else {
+                print!("{}", churn::Table(&rows));
             }
         }
         What::PeerSide(options) => peer::side(options)?,

@@ -1,6 +1,7 @@
 // A node of golang/groupcache, for tests: it reads through to an HTTP origin and shows whom it takes for a key's owner.
 //
-// It prints its URL, reads the URLs of all peers from one line of stdin, and then prints "ready". It ends when stdin does.
+// It prints its URL, reads the URLs of all peers from one line of stdin, and then prints "ready". Each further line takes the
+// place of that list, and is answered in the same way. It ends when stdin does.
 //
 //	GET /get?key=K       the value, from wherever groupcache gets it
 //	GET /owner?key=K     the URL of the peer that the ring names
@@ -43,6 +44,8 @@ func main() {
 		log.Fatal("no peers on stdin: ", err)
 	}
 	pool := groupcache.NewHTTPPoolOpts(self, nil)
+	// Go's default of two connections to a peer would open a new one for most gets of a load.
+	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 64
 	pool.Set(strings.Fields(peers)...)
 	group := groupcache.NewGroup(*name, 64<<20, groupcache.GetterFunc(
 		func(ctx context.Context, key string, dest groupcache.Sink) error {
@@ -50,8 +53,14 @@ func main() {
 		}))
 
 	go func() {
-		io.Copy(io.Discard, stdin)
-		os.Exit(0)
+		for {
+			peers, err := stdin.ReadString('\n')
+			if err != nil {
+				os.Exit(0)
+			}
+			pool.Set(strings.Fields(peers)...)
+			fmt.Println("ready")
+		}
 	}()
 	fmt.Println("ready")
 	log.Fatal(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -28,6 +28,7 @@ mod load;
 mod members;
 mod memory;
 mod mixed;
+mod moves;
 mod one_load;
 mod origin;
 mod process;

@@ -7,9 +7,9 @@ mod go;
 mod keys;
 mod larder;
 mod petroniuss;
-mod process;
 mod sides;
 mod system;
+mod turn;
 mod unary;
 mod wire;
 
@@ -18,9 +18,9 @@ use std::{error::Error, fmt, time::Duration};
 use serde::Serialize;
 
 use crate::speed::median;
-use process::Turn;
 use system::{Cost, System};
 pub(crate) use system::{NAMES, Side, side};
+use turn::Turn;
 
 /// What a turn costs on either side is told in hundredths of a second: shorter turns would round it too much.
 const TURN_DEFAULT: f64 = 1.0;

@@ -1,4 +1,4 @@
-//! What a process of this program does as one side of a system, on one thread: the lines that [`process`](super::process)
+//! What a process of this program does as one side of a system, on one thread: the lines that [`turn`](super::turn)
 //! tells of.
 
 use std::{error::Error, fmt::Display, future::Future, io, process, sync::Arc};
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 use super::{
     keys::KEYS,
-    process::{Measured, Turn},
+    turn::{Measured, Turn},
 };
 
 pub(crate) type Ended = Result<(), Box<dyn Error>>;

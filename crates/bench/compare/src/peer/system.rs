@@ -1,19 +1,20 @@
 //! What is compared, and one of these systems at work.
 
-use std::{env, error::Error};
+use std::error::Error;
 
 use larder_core::stats::Protocol;
 
 use super::{
     go, larder, petroniuss,
-    process::{Measured, Process, Turn, cpu_seconds},
     sides::{Ended, on_one_thread},
+    turn::{Measured, Turn},
     unary,
     wire::{self, Wire},
 };
-
-/// Names what there is to do without, with commas; those who run this say so.
-const WITHOUT: &str = "LARDER_WITHOUT";
+use crate::{
+    needs,
+    process::{Process, cpu_seconds},
+};
 
 /// Of the gets that an asker counts, so many the server must have seen. The others are callers that asked for the same
 /// key at the same moment, and shared one answer: at 512 callers and 100,000 keys some five in a thousand.
@@ -63,7 +64,7 @@ impl Kind {
         found.map(|(_, kind)| kind).ok_or_else(|| format!("there is no system {name}").into())
     }
 
-    /// What has to be installed for it, as [`WITHOUT`] calls it.
+    /// What has to be installed for it, as [`needs`] calls it.
     fn need(self) -> Option<&'static str> {
         match self {
             Self::Larder(_) | Self::LarderMany(_) | Self::Unary | Self::Petroniuss => None,
@@ -74,8 +75,7 @@ impl Kind {
     }
 
     fn is_there(self) -> bool {
-        let without = env::var(WITHOUT).unwrap_or_default();
-        self.need().is_none_or(|need| without.split(',').all(|name| name.trim() != need))
+        self.need().is_none_or(needs::is_there)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Nodes that come and go under load, and what that costs the origin and those who ask.
 
 mod fleet;
-mod moves;
 mod overtaken;
 
 use std::{sync::Arc, time::Duration};
@@ -10,12 +9,10 @@ use futures_util::{StreamExt, stream};
 use http::Method;
 use rustix::process::Signal;
 
-use self::{
-    fleet::Fleet,
-    moves::{Excess, moved},
-};
+use self::fleet::Fleet;
 use crate::{
     client::{GROUP, ask, key_path, request, within},
+    moves::{Excess, moved, owners},
     origin::Origin,
     process::Daemon,
     traffic::{Plan, Report, Traffic},
@@ -98,7 +95,7 @@ async fn a_node_that_joins_takes_its_keys_over_from_the_others_and_not_from_the_
     traffic.open(joined);
     sweep(&fleet, &keys).await;
     assert_undisturbed(&traffic.stop().await);
-    let moved = moved(&keys, &["a", "b", "c"], &["a", "b", "c", "d"]);
+    let moved = moved(&keys, &owners(&keys, &["a", "b", "c"]), &owners(&keys, &["a", "b", "c", "d"]));
     let excess = Excess::of(&origin, &moved);
     assert!(excess.total() * 100 <= moved.len(), "{excess:?} of {} keys that moved", moved.len());
 }
@@ -116,7 +113,7 @@ async fn a_node_that_drains_hands_its_keys_over_and_not_to_the_origin() {
     sweep(&fleet, &keys).await;
     let Report { refused, failed, .. } = traffic.stop().await;
     assert!(refused.is_empty() && failed.is_empty(), "{refused:?}");
-    let moved = moved(&keys, &["a", "b", "c"], &["a", "b"]);
+    let moved = moved(&keys, &owners(&keys, &["a", "b", "c"]), &owners(&keys, &["a", "b"]));
     let excess = Excess::of(&origin, &moved);
     assert!(excess.total() * 100 <= moved.len(), "{excess:?} of {} keys that moved", moved.len());
 }
@@ -136,7 +133,7 @@ async fn the_keys_of_a_node_that_dies_are_loaded_once_more_and_no_get_fails() {
     let Report { failed, slowest, .. } = traffic.stop().await;
     assert!(failed.is_empty(), "{failed:?}");
     assert!(slowest < DEADLINE, "a get took {slowest:?}");
-    let moved = moved(&keys, &["a", "b", "c"], &["a", "b"]);
+    let moved = moved(&keys, &owners(&keys, &["a", "b", "c"]), &owners(&keys, &["a", "b"]));
     let excess = Excess::of(&origin, &moved);
     assert!(excess.total() * 10 <= moved.len() * 11, "{excess:?} of {} keys that moved", moved.len());
     let again = origin.loads_by_key().into_iter().filter(|(key, loads)| loads - by_stand_ins[key] > 1);

@@ -33,16 +33,15 @@ impl Excess {
     }
 }
 
-/// The keys whose owner is another among the members `after` than among those `before`.
-pub(crate) fn moved(keys: &[String], before: &[&str], after: &[&str]) -> HashSet<String> {
-    let (table_before, table_after) = (table(before), table(after));
-    let moves = |key: &&String| {
-        let slot = Slot::of(GROUP, key.as_bytes());
-        table_before.owner(slot).map(|place| before[place]) != table_after.owner(slot).map(|place| after[place])
-    };
-    keys.iter().filter(moves).cloned().collect()
+/// The keys whose owner is another `after` than `before`. Both name the owner of each key.
+pub(crate) fn moved(keys: &[String], before: &[String], after: &[String]) -> HashSet<String> {
+    let owners = before.iter().zip(after);
+    keys.iter().zip(owners).filter(|(_, (before, after))| before != after).map(|(key, _)| key.clone()).collect()
 }
 
-fn table(names: &[&str]) -> SlotTable {
-    SlotTable::new(&names.iter().map(|name| (*name, 1)).collect::<Vec<_>>())
+/// The owner of each key among daemons of these names.
+pub(crate) fn owners(keys: &[String], names: &[&str]) -> Vec<String> {
+    let table = SlotTable::new(&names.iter().map(|name| (*name, 1)).collect::<Vec<_>>());
+    let owner = |key: &String| table.owner(Slot::of(GROUP, key.as_bytes())).map_or("", |place| names[place]);
+    keys.iter().map(|key| owner(key).to_owned()).collect()
 }

@@ -1,58 +1,17 @@
-//! The two processes of a system: the one that serves and the one that asks. Each is told what to do by lines of text.
-//!
-//! A *server* prints its address and the id of the process that serves there, once it holds every key; then it answers
-//! each line with the number of gets it has answered so far. An *asker* answers each line, a [`Turn`], with a line that is a [`Measured`]. Both end when their input does.
+//! [`Process`]: a program that is told what to do by lines of text, and answers by lines.
 
 use std::{
     fmt, fs,
     io::{BufRead, BufReader, Lines, Write},
     process::{self, ChildStdout, Command, Stdio},
-    str::FromStr,
-    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use rustix::process::{Pid, Signal, kill_process};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Linux tells times in these, on every machine people have.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// What an asker is to do: `CALLERS MILLISECONDS SEED`.
-#[derive(Clone, Copy)]
-pub(crate) struct Turn {
-    pub(crate) callers: usize,
-    pub(crate) duration: Duration,
-    pub(crate) seed: u64,
-}
-
-impl fmt::Display for Turn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.callers, self.duration.as_millis(), self.seed)
-    }
-}
-
-impl FromStr for Turn {
-    type Err = Box<dyn std::error::Error>;
-
-    fn from_str(line: &str) -> Outcome<Self> {
-        let numbers = line.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-        let &[callers, millis, seed] = &numbers[..] else { return Err("a turn is three numbers".into()) };
-        Ok(Self { callers: usize::try_from(callers)?, duration: Duration::from_millis(millis), seed })
-    }
-}
-
-/// What an asker saw in its turn.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Measured {
-    pub(crate) gets: u64,
-    /// Of these, the ones that did not bring the right value.
-    pub(crate) wrong: u64,
-    pub(crate) seconds: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) p999_us: f64,
-}
 
 /// A program that takes and gives lines. Dropping this ends its input, and waits for its end.
 pub(crate) struct Process {
@@ -86,6 +45,20 @@ impl Process {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) -> Outcome<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&mut self) -> Outcome<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
 }
 
 impl Drop for Process {
@@ -106,6 +79,8 @@ pub(crate) fn cpu_seconds(process: u32) -> Outcome<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::Stopwatch;
 
