@@ -28,7 +28,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   test     everything a change must pass: format, tidy, dependencies, clippy, docs, all tests, the store's under the
-           address sanitizer, the README's commands
+           address sanitizer, all states of a slot, the README's commands
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
   deps     licences and sources of what others wrote, one version of each, one TLS library
@@ -40,6 +40,7 @@ cargo xtask COMMAND
            churn [--nodes N,…] [--events EVENT,…] [--only SYSTEM] [--json]: loads at the origin while nodes come and go
   fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
   sanitize the tests of unsafe code under the address sanitizer
+  explore  every state that three nodes can bring a slot into
   help     this text
 ";
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ["compare", arguments @ ..] => compare::compare(arguments),
         ["fuzz", "peer", arguments @ ..] => Steps::new().step("fuzz", || fuzz::peer(arguments)).sum_up(),
         ["sanitize"] => Steps::new().step("sanitize", sanitize::sanitize).sum_up(),
+        ["explore"] => Steps::new().step("explore", explore).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -90,8 +92,15 @@ fn test() -> ExitCode {
         .step("tests", || run_tests(&[], &without))
         .step("doc tests", run_doc_tests)
         .step("sanitizer", sanitize::sanitize)
+        .step("explore", explore)
         .step("README", check_readme)
         .sum_up()
+}
+
+/// Goes through all states of a slot: minutes of work that is not optimized.
+fn explore() -> Outcome {
+    let tests = ["--package", "larder-core", "--lib", "--locked", "claim::explore", "--", "--nocapture"];
+    run(&mut cargo(["test", "--release"].iter().chain(&tests)))
 }
 
 fn quick() -> ExitCode {
