@@ -32,7 +32,8 @@ cargo xtask COMMAND
   quick    the inner loop: format, tidy, clippy, unit tests
   tidy     layering, leftovers, sizes, links
   deps     licences and sources of what others wrote, one version of each, one TLS library
-  bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler
+  bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler;
+           gossip: what it costs and how soon it tells; view: owner tables of many members
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
         ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
+        ["bench", "gossip"] => Steps::new().step("bench", || bench("larder-cluster", "gossip")).sum_up(),
+        ["bench", "view"] => Steps::new().step("bench", || bench("larder-core", "view")).sum_up(),
         ["bench", "http"] => {
             Steps::new().step("bench", || needs::WRK.require().and_then(|()| bench("larder-server", "http"))).sum_up()
         }
@@ -149,7 +152,7 @@ fn write_docs() -> Outcome {
 }
 
 fn bench(package: &str, name: &str) -> Outcome {
-    run(&mut cargo(["bench", "--package", package, "--locked", "--bench", name]))
+    run(&mut cargo(["bench", "--package", package, "--all-features", "--locked", "--bench", name]))
 }
 
 fn check_readme() -> Outcome {

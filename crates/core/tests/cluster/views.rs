@@ -1,9 +1,21 @@
 //! Lists that differ and lists that change: no loop, no second hop, and nothing kept that a change has overtaken.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
-use larder_core::{ErrorKind, GroupConfig, stats::Protocol, testing::origin::FakeOrigin};
-use tokio::{task::JoinSet, time::Instant};
+use larder_core::{
+    Error, ErrorKind, GroupConfig, Member, Members, Membership, Node, NodeConfig, Ring,
+    peer::{PeerClient, Transport},
+    stats::Protocol,
+    testing::{clock::TokioClock, fake_peer::FakeNetwork, origin::FakeOrigin},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{Cluster, TIMEOUT, members, names, quiet, slot, text};
 
@@ -143,4 +155,70 @@ async fn a_node_without_members_that_take_keys_says_so() {
     cluster.nodes[0].change_view(larder_core::Members::default()).unwrap();
     let error = cluster.get(0, "k").await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::OwnerUnreachable, true));
+}
+
+/// Members that a test lists.
+struct Listed(watch::Sender<Members>);
+
+impl Membership for Listed {
+    fn members(&self) -> watch::Receiver<Members> {
+        self.0.subscribe()
+    }
+}
+
+/// A network on which the link to one member is not made before somebody says so.
+struct Held {
+    network: FakeNetwork,
+    held: &'static str,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Transport for Held {
+    fn name(&self) -> &'static str {
+        self.network.name()
+    }
+
+    fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {
+        if *member.name == *self.held {
+            self.go_on.lock().unwrap().recv_timeout(TIMEOUT).expect("the test goes on meanwhile");
+        }
+        self.network.link(member)
+    }
+}
+
+/// All on one thread: a view that were worked out there would have nobody served meanwhile.
+#[tokio::test]
+async fn gets_are_served_while_a_view_of_a_thousand_members_is_worked_out() {
+    let thousand = names(1_000);
+    let (go_on, held) = mpsc::channel();
+    let transport = Held { network: FakeNetwork::default(), held: "n999", go_on: Mutex::new(held) };
+    let config = NodeConfig {
+        name: "n0".into(),
+        http: "".into(),
+        ring: Ring::Slots,
+        incarnation: 1,
+        seed: 42,
+        clock: Arc::new(TokioClock::new()),
+        transport: Arc::new(transport),
+    };
+    let node = Node::new(config, members(&thousand[..1])).unwrap();
+    let origin = FakeOrigin::new(1);
+    let group = node.open_group("g", GroupConfig::default(), Some(Arc::new(origin))).unwrap();
+    let listed = Arc::new(Listed(watch::Sender::new(members(&thousand[..1]))));
+    let following = tokio::spawn(node.clone().follow(listed.clone()));
+    listed.0.send_replace(members(&thousand));
+    for number in 0..100 {
+        group.get(format!("k{number}"), TIMEOUT).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.view().members().len(), 1);
+    go_on.send(()).unwrap();
+    let changed = async {
+        while node.view().members().len() == 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(4 * TIMEOUT, changed).await.expect("a new view");
+    assert_eq!(node.view().members().len(), 1_000);
+    following.abort();
 }

@@ -1,6 +1,6 @@
 //! Daemons that find each other: by gossip, with nothing but the address of one of them; and by DNS.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -9,8 +9,10 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::{get, get_key, value_of, within},
     cluster::Port,
+    load::Load,
     origin::Origin,
     process::{Daemon, POLL_INTERVAL, larder},
+    ways::Ways,
 };
 
 /// How long news may take on a busy machine.
@@ -21,6 +23,9 @@ const CRASH_TIME_MAX: Duration = Duration::from_secs(5);
 
 const KEYS_LEN: usize = 60;
 
+/// How soon two halves that were cut from each other have to agree once they meet again.
+const HEAL_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// A node that joins these others.
 async fn join(name: &str, others: &[&Daemon], origin: &Origin) -> Daemon {
     join_with(name, others, &origin.group("")).await
@@ -28,10 +33,15 @@ async fn join(name: &str, others: &[&Daemon], origin: &Origin) -> Daemon {
 
 /// A node with these groups that joins these others.
 pub(crate) async fn join_with(name: &str, others: &[&Daemon], groups: &str) -> Daemon {
-    let seeds: Vec<String> = others.iter().map(|other| other.gossip.unwrap().to_string()).collect();
+    let seeds: Vec<SocketAddr> = others.iter().map(|other| other.gossip.unwrap()).collect();
+    start(name, "listen = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"", "127.0.0.1:0", &seeds, groups).await
+}
+
+async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> Daemon {
+    let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
     let config = format!(
-        "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
-         [cluster]\ndiscovery = \"gossip\"\ngossip = \"127.0.0.1:0\"\nseeds = {seeds:?}\n\
+        "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{node}\n\
+         [cluster]\ndiscovery = \"gossip\"\ngossip = \"{gossip}\"\nseeds = {seeds:?}\n\
          gossip_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n{groups}"
     );
     Daemon::start(&config).await
@@ -187,4 +197,36 @@ async fn a_node_finds_itself_under_a_dns_name() {
     let peer = peer.to_string();
     agree(&[&node], &[&peer]).await;
     assert_eq!(all_are_found(&[&node]).await, 0);
+}
+
+#[tokio::test]
+async fn two_halves_that_are_cut_from_each_other_both_serve_and_then_agree() {
+    let origin = Origin::start().await;
+    let ways = Ways::between(4).await;
+    let mut nodes = Vec::new();
+    for (place, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let host = ways.advertised(place).ip();
+        let node = format!("advertise = \"{host}\"\nlisten = \"{host}:0\"\npeer = \"{host}:0\"");
+        let seeds = [0, 2].map(|place| ways.advertised(place));
+        nodes.push(start(name, &node, &ways.to(place).to_string(), &seeds, &origin.group("")).await);
+    }
+    let all: Vec<&Daemon> = nodes.iter().collect();
+    agree(&all, &["a", "b", "c", "d"]).await;
+    assert_eq!(all_are_found(&all).await, 0);
+    let load = Load::start(&all, keys());
+    let (one, other) = all.split_at(2);
+    ways.cut();
+    let halves = tokio::join!(agree(one, &["a", "b"]), agree(other, &["c", "d"]));
+    assert!(halves.0.max(halves.1) <= CRASH_TIME_MAX, "{halves:?}");
+    assert_eq!(all_are_found(&all).await, 0);
+    assert!(
+        keys().all(|key| origin.loads(key) <= 2),
+        "each half has one owner of a key, and one of them had it before"
+    );
+    ways.mend();
+    let healed = agree(&all, &["a", "b", "c", "d"]).await;
+    assert!(healed <= HEAL_TIME_MAX, "it took {healed:?}");
+    assert_eq!(all_are_found(&all).await, 0);
+    let asked = load.end().await;
+    assert!(asked.failed.is_empty() && asked.keys.len() > 100, "{:?} of {}", asked.failed, asked.keys.len());
 }

@@ -36,4 +36,5 @@ mod reads;
 mod registries;
 mod reload;
 mod traffic;
+mod ways;
 mod writes;
