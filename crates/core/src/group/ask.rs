@@ -90,7 +90,7 @@ impl Group {
             ));
         }
         let key = leader.key();
-        let place = self.0.node.view().stand_in_place(slot, key.as_bytes());
+        let place = self.0.node.view().stand_in_place(slot, key).await;
         if let Place::At(stand_in) = place {
             match self.ask_peer(leader, &stand_in, AskedAs::StandIn).await.map(|answer| self.fetched(answer)) {
                 Ok(Some(fetched)) => return Landing::Fetched(Fetched { source: Source::StandIn, ..fetched }),

@@ -71,4 +71,13 @@ impl Placement {
             Self::Groupcache(ring) => ring.stand_in(key),
         }
     }
+
+    /// Whether [`stand_in`](Self::stand_in) answers at once for this slot, without working out a table.
+    #[must_use]
+    pub fn knows_stand_in(&self, slot: Slot) -> bool {
+        match self {
+            Self::Slots(table) => table.knows_stand_in(slot),
+            Self::Groupcache(_) => true,
+        }
+    }
 }

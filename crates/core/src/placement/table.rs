@@ -120,6 +120,12 @@ impl SlotTable {
         place(stand_ins[index])
     }
 
+    /// Whether [`stand_in`](Self::stand_in) has the table for this slot.
+    #[must_use]
+    pub fn knows_stand_in(&self, slot: Slot) -> bool {
+        self.owner(slot).is_none_or(|owner| self.shares[owner].stand_ins.get().is_some())
+    }
+
     /// The slots of the member at this place, in order.
     ///
     /// # Panics
@@ -371,8 +377,10 @@ mod tests {
             others[gone].1 = 0;
             let without = SlotTable::new(&others);
             assert!(!table.slots_of(gone).is_empty());
+            assert!(!table.knows_stand_in(table.slots_of(gone)[0]), "it is worked out for one owner at a time");
             for &slot in table.slots_of(gone) {
                 assert_eq!(table.stand_in(slot), without.owner(slot));
+                assert!(table.knows_stand_in(slot));
             }
         }
     }

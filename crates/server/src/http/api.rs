@@ -16,7 +16,7 @@ use larder_core::{
     peer::{Condition, PeerWrite, WriteOp},
     stats::{GetOutcome, Protocol},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 
 use super::{
     Request, Response, about,
@@ -176,7 +176,11 @@ impl Clients {
                 let served = self.group(place.group)?;
                 let key = route::decode(place.key)?;
                 Key::check(&key)?;
-                Ok(json(&about::owner(node, &node.place(served.group.name(), &key))))
+                // Who stands in has to be worked out first, perhaps: where nobody is served.
+                let (asked, group, key) = (node.clone(), served.group.name().clone(), key.into_owned());
+                let place = spawn_blocking(move || asked.place(&group, &key)).await;
+                let place = place.map_err(|error| Problem::new(ErrorKind::Overloaded, error.to_string()))?;
+                Ok(json(&about::owner(node, &place)))
             }
             ClientRoute::Peer => {
                 let peers = &*self.0.peers;
