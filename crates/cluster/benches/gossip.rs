@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
 
 use std::{
+    env,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,7 +32,8 @@ fn main() {
     println!(
         "members | datagrams a s | KiB/s | mean B | longest B | cpu % of a core | flaps | join ms | leave ms | crash ms"
     );
-    for size in SIZES {
+    let asked: Vec<usize> = env::args().filter_map(|size| size.parse().ok()).collect();
+    for size in if asked.is_empty() { SIZES.to_vec() } else { asked } {
         println!("{}", runtime.block_on(measure(size)));
     }
 }
