@@ -22,6 +22,13 @@ const MEMBERS_HANG_ON: [&str; 5] = ["cluster.discovery", "cluster.ring", "node.n
 type Read = dyn Fn() -> Result<Config, Failure> + Send + Sync;
 
 /// What came of reading the configuration anew.
+///
+/// ```
+/// use larder_server::reload::Reloaded;
+///
+/// let reloaded = Reloaded { changed: vec!["cluster.members".into()], needs_restart: Vec::new() };
+/// assert_eq!(serde_json::to_string(&reloaded).unwrap(), r#"{"changed":["cluster.members"],"needs_restart":[]}"#);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Reloaded {
     /// The keys that have changed and hold from now on.

@@ -18,6 +18,18 @@ use super::{
 use crate::reload::Reload;
 
 /// What operators can have done.
+///
+/// ```
+/// use larder_server::{config::Config, http::{Api, ApiConfig, Operations}, reload::Reload};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = larder::Node::builder().name("a").start().await?;
+/// let (draining, watched) = tokio::sync::watch::channel(false);
+/// let api = Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
+/// let reload = Reload::new(Config::parse("", &[])?, None, api.clone());
+/// let _admin = api.admin(Operations { draining, reload });
+/// # Ok(()) }
+/// ```
 pub struct Operations {
     /// Set, it has the node leave.
     pub draining: watch::Sender<bool>,
