@@ -89,12 +89,13 @@ pub(crate) async fn drive(node: Node) {
             }
         }
         if pushing.is_empty() {
-            let handoffs = node.tenure().take_handoffs();
+            let handoffs = node.tenure().take_handoffs(node.clock().now());
             if !handoffs.is_empty() {
                 pushing.spawn(handoff::push(node.clone(), handoffs));
             }
         }
-        let pause = if node.tenure().is_claiming() { STEP } else { STEP_IDLE };
+        let is_busy = node.tenure().is_claiming() || node.tenure().has_handoffs();
+        let pause = if is_busy { STEP } else { STEP_IDLE };
         tokio::select! {
             () = sleep(pause) => {}
             () = node.tenure().work.notified() => {}
@@ -244,7 +245,8 @@ impl Node {
         }
         if !hands_over.is_empty() {
             tracing::info!(to = %claimer, slots = hands_over.len(), "slots are released");
-            self.tenure().hand_over(Handoff { to: claimer.clone(), term: claim.term, slots: hands_over });
+            let from = now + handoff::CONFIRM_WAIT;
+            self.tenure().hand_over(Handoff { to: claimer.clone(), term: claim.term, slots: hands_over, from });
         }
         answers
     }

@@ -18,6 +18,9 @@ const HANDOFF_LEN_MAX: usize = 1 << 30;
 /// How long a push may take: who takes it has only to store it.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the claimer's confirmation is waited for: it takes milliseconds, but it may get lost.
+pub(crate) const CONFIRM_WAIT: Duration = Duration::from_millis(200);
+
 /// How many entries are looked at between two turns of everybody else's.
 const LOOKED_AT_MAX: usize = 512;
 
@@ -27,6 +30,8 @@ pub(crate) struct Handoff {
     pub(crate) to: Arc<str>,
     pub(crate) term: Version,
     pub(crate) slots: SlotSet,
+    /// When it begins: once the claimer has confirmed, before which it takes nothing, or as if it had.
+    pub(crate) from: Moment,
 }
 
 /// What goes to one of those who claimed.

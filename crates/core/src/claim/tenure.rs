@@ -227,11 +227,19 @@ impl Tenure {
         self.work.notify_one();
     }
 
-    /// What is to be handed over, for who does it and then says so.
-    pub(crate) fn take_handoffs(&self) -> Vec<Handoff> {
+    /// What is to be handed over by now, for who does it and then says so.
+    pub(crate) fn take_handoffs(&self, now: Moment) -> Vec<Handoff> {
         let mut handoffs = self.handoffs.lock();
-        handoffs.is_sending = !handoffs.waiting.is_empty();
-        std::mem::take(&mut handoffs.waiting)
+        let (begin, wait) = std::mem::take(&mut handoffs.waiting).into_iter().partition(|handoff| handoff.from <= now);
+        handoffs.waiting = wait;
+        let begin: Vec<Handoff> = begin;
+        handoffs.is_sending = !begin.is_empty();
+        begin
+    }
+
+    /// Whether something waits to be handed over.
+    pub(crate) fn has_handoffs(&self) -> bool {
+        !self.handoffs.lock().waiting.is_empty()
     }
 
     /// What was taken has been handed over.
@@ -242,6 +250,12 @@ impl Tenure {
 
     pub(crate) fn confirmed(&self, claimer: &Arc<str>, term: Version, slots: &SlotSet) {
         self.claims.lock().confirmed(claimer, term, slots);
+        for handoff in &mut self.handoffs.lock().waiting {
+            if handoff.to == *claimer && handoff.term == term {
+                handoff.from = Moment::default();
+            }
+        }
+        self.work.notify_one();
     }
 
     /// What is to be asked of whom.
