@@ -251,6 +251,11 @@ impl Node {
         self.peek_view().peer(name).cloned().or_else(departed)
     }
 
+    /// The members that the last change of the view took away.
+    pub(crate) fn departed(&self) -> Vec<Arc<str>> {
+        self.0.departed.lock().iter().map(|peer| peer.member().name.clone()).collect()
+    }
+
     /// The longest time for which any of its groups lets copies be kept elsewhere.
     pub(crate) fn hot_lease(&self) -> Duration {
         self.0.groups.read().values().map(|group| group.config().hot_lease).max().unwrap_or(HOT_LEASE)

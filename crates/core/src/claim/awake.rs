@@ -90,8 +90,9 @@ impl Contact {
     pub(crate) fn has_others(&self, has: bool, now: Moment) {
         match (has, self.last() == Moment::NEVER) {
             (true, true) => self.set(now),
-            (false, _) => self.set(Moment::NEVER),
-            (true, false) => {}
+            // To one that slept the others seem to be gone, until it hears them.
+            (false, false) if self.is_sure(|| now) => self.set(Moment::NEVER),
+            _ => {}
         }
     }
 }
@@ -167,7 +168,11 @@ impl Node {
         while !self.contact().is_sure(now) {
             let last = self.contact().last();
             let view = self.view();
+            let is_alone = view.peers().next().is_none();
             let mut peers: Vec<Arc<str>> = view.peers().map(|peer| peer.member().name.clone()).collect();
+            if is_alone {
+                peers = self.departed();
+            }
             self.chance(|chance| chance.shuffle(&mut peers));
             let asked = peers.iter().take(ASKED_MAX).map(|name| Box::pin(self.ask_recall(name.clone(), ANSWER_WAIT)));
             let asked = asked.collect::<Vec<_>>();
@@ -175,7 +180,7 @@ impl Node {
             match heard {
                 Err(()) => {
                     tracing::debug!("nobody says whether the view stands");
-                    self.contact().set(now());
+                    self.contact().set(if is_alone { Moment::NEVER } else { now() });
                 }
                 Ok(Heard { sent, member_for: Some(member_for), .. }) => {
                     if member_for < sent.since(last) {

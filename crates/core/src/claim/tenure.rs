@@ -160,8 +160,15 @@ impl Tenure {
 
     /// Waits until it is so of the claims.
     pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
-        // The sender is a field of this.
-        drop(self.changed.subscribe().wait_for(|()| is_so(self)).await);
+        loop {
+            let mut changed = self.changed.subscribe();
+            // Not under the channel's lock: who tells of a change holds that of the claims.
+            if is_so(self) {
+                return;
+            }
+            // The sender is a field of this.
+            drop(changed.changed().await);
+        }
     }
 
     /// Whether some slot is claimed that has not been had yet.

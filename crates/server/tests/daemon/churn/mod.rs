@@ -86,7 +86,6 @@ async fn three(origin: &Origin, keys: &[String]) -> Fleet {
 }
 
 #[tokio::test]
-#[ignore = "slots are not handed over yet"]
 async fn a_node_that_joins_takes_its_keys_over_from_the_others_and_not_from_the_origin() {
     let (origin, keys) = (Arc::new(Origin::start().await), keys(KEYS_LEN));
     let mut fleet = three(&origin, &keys).await;
@@ -101,7 +100,6 @@ async fn a_node_that_joins_takes_its_keys_over_from_the_others_and_not_from_the_
 }
 
 #[tokio::test]
-#[ignore = "slots are not handed over yet"]
 async fn a_node_that_drains_hands_its_keys_over_and_not_to_the_origin() {
     let (origin, keys) = (Arc::new(Origin::start().await), keys(KEYS_LEN));
     let mut fleet = three(&origin, &keys).await;
@@ -142,7 +140,6 @@ async fn the_keys_of_a_node_that_dies_are_loaded_once_more_and_no_get_fails() {
 }
 
 #[tokio::test]
-#[ignore = "slots are not handed over yet"]
 async fn a_rolling_restart_keeps_the_hit_ratio() {
     let (origin, keys) = (Arc::new(Origin::start().await), keys(ROLLED_KEYS_LEN));
     let names = ["a", "b", "c", "d", "e"];
