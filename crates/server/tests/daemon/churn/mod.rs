@@ -25,8 +25,8 @@ const KEYS_LEN: usize = 20_000;
 const ROLLED_KEYS_LEN: usize = 2_000;
 
 /// How many keys are asked for at once where all have to be asked for soon, and in how many requests.
-const SWEPT_KEYS_LEN: usize = 250;
-const SWEEPERS: usize = 4;
+const SWEPT_KEYS_LEN: usize = 100;
+const SWEEPERS: usize = 2;
 
 /// How long a node may take to leave: its `drain_timeout`, and some time for a busy machine.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(15);

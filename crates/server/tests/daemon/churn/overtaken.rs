@@ -73,14 +73,20 @@ async fn what_is_loaded_for_an_owner_that_is_none_any_more_is_answered_and_not_k
     for (answer, key) in within(DEADLINE, "the callers", callers.join_all()).await {
         assert_eq!((answer.status, answer.text()), (200, value_of(&key).as_str()), "{key}");
     }
-    assert_eq!(origin.asked_len(), 2 * keys.len(), "the former owner's load of a key, and the present one's");
+    // The former owner's load of a key and the present one's; and once more what that loaded before its claim was answered.
+    assert!(origin.asked_len() <= 3 * keys.len(), "{} loads", origin.asked_len());
+    for node in fleet.iter() {
+        for key in &keys {
+            assert_eq!(node.ask(get_key(key)).await.text(), value_of(key), "{key}");
+        }
+    }
     for (name, items) in [("a", 0), ("b", 0), ("c", 0), ("d", keys.len() as u64)] {
         assert_eq!(fleet.get(name).metric("larder_cache_items").await, items, "at {name}");
     }
 }
 
 #[tokio::test]
-#[ignore = "a node does not notice yet that it stood still"]
+#[ignore = "it goes on with the view it had if nobody answers it within 50 ms"]
 async fn a_node_that_stood_still_does_not_answer_from_the_view_it_had() {
     let mut fleet = Fleet::start(&["a", "b", "c"], "[groups.g]").await;
     let keys = moving(&["a", "b", "c"], &["a", "b"]);
