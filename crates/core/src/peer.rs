@@ -346,6 +346,6 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the member's address can't be one.
+    /// [`ErrorKind::Invalid`] if the member's address can't be one.
     fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error>;
 }

@@ -29,6 +29,10 @@ const SURE_FOR_MIN: Duration = Duration::from_millis(250);
 /// on.
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
 
+/// The same for a node that has heard nothing for so long that its links are gone: it has to make them anew, as nothing else
+/// tells one that stood still from one that is cut off.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// How many are asked at once.
 const ASKED_MAX: usize = 3;
 
@@ -58,8 +62,12 @@ impl Contact {
         Moment::from_nanos(self.last.load(Ordering::Relaxed))
     }
 
+    fn sure_for(&self) -> Duration {
+        Duration::from_nanos(self.sure_for.load(Ordering::Relaxed))
+    }
+
     fn ends(&self) -> Moment {
-        self.last() + Duration::from_nanos(self.sure_for.load(Ordering::Relaxed))
+        self.last() + self.sure_for()
     }
 
     /// Whether the node is sure to be among the others. A node by itself always is, and needs no clock for it.
@@ -174,7 +182,9 @@ impl Node {
                 peers = self.departed();
             }
             self.chance(|chance| chance.shuffle(&mut peers));
-            let asked = peers.iter().take(ASKED_MAX).map(|name| Box::pin(self.ask_recall(name.clone(), ANSWER_WAIT)));
+            let is_long_ago = now().since(last) > 2 * self.contact().sure_for();
+            let wait = if is_long_ago { FIRST_ANSWER_WAIT } else { ANSWER_WAIT };
+            let asked = peers.iter().take(ASKED_MAX).map(|name| Box::pin(self.ask_recall(name.clone(), wait)));
             let asked = asked.collect::<Vec<_>>();
             let heard = if asked.is_empty() { Err(()) } else { select_ok(asked).await.map(|(heard, _)| heard) };
             match heard {
@@ -200,9 +210,7 @@ impl Node {
     pub(super) async fn keep_contact(&self) {
         let now = self.clock().now();
         let ends = self.contact().ends();
-        if ends == Moment::NEVER
-            || now < ends.before(Duration::from_nanos(self.contact().sure_for.load(Ordering::Relaxed) / 2))
-        {
+        if ends == Moment::NEVER || now < ends.before(self.contact().sure_for() / 2) {
             return;
         }
         if now >= ends {
