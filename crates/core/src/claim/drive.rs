@@ -134,11 +134,13 @@ async fn claim_from(node: Node, to: Arc<str>, claim: SlotsClaim) -> Sent {
     let (term, count) = (claim.term, claim.slots.len());
     match node.say(&to, SlotCall::Claim(claim), Instant::now() + CLAIM_TIMEOUT).await {
         Ok(SlotReply::Claimed(answers)) => {
+            node.tenure().reached(&to, true);
             tracing::debug!(%to, slots = count, "slots were claimed");
             node.claim_answered(&to, term, answers).await
         }
         Ok(_) => Sent::Unanswered,
         Err(error) => {
+            node.tenure().reached(&to, !matches!(error, PeerError::Unreachable { .. }));
             tracing::debug!(%to, slots = count, %error, "a claim was not answered");
             Sent::Unanswered
         }
@@ -160,7 +162,7 @@ impl Node {
         let (view, now) = (self.view(), self.clock().now());
         let gone = |name: &str| view.members().position(name).is_none();
         // Who was sent away may be there all the same: it is asked, and has its time to answer.
-        let lost = |name: &str| gone(name) && self.reach(name).is_none();
+        let lost = |name: &str| self.reach(name).is_none() || self.tenure().is_unreached(name);
         self.tenure().become_late(lost, now);
         self.tenure().give_up(gone, self.hot_lease(), now);
         let stopped = self.tenure().stop_lingering(now);

@@ -1,6 +1,7 @@
 //! [`Tenure`]: which slots this node acts for, as all that it serves at once ask it.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -39,6 +40,8 @@ pub(crate) struct Tenure {
     /// There is something new to do for whoever sends claims and entries.
     pub(crate) work: Notify,
     handoffs: Mutex<Handoffs>,
+    /// Of whom the last claim could not be made.
+    unreached: Mutex<HashSet<Arc<str>>>,
 }
 
 /// What goes to who claimed it.
@@ -58,6 +61,7 @@ impl Tenure {
             changed: watch::Sender::new(()),
             work: Notify::new(),
             handoffs: Mutex::default(),
+            unreached: Mutex::default(),
         }
     }
 
@@ -263,6 +267,21 @@ impl Tenure {
             }
         }
         self.work.notify_one();
+    }
+
+    /// Whether the last claim of a node could not be made.
+    pub(crate) fn is_unreached(&self, name: &str) -> bool {
+        self.unreached.lock().contains(name)
+    }
+
+    /// A claim of a node was answered, or could not be made.
+    pub(crate) fn reached(&self, name: &Arc<str>, is_reached: bool) {
+        let mut unreached = self.unreached.lock();
+        if is_reached {
+            unreached.remove(name);
+        } else {
+            unreached.insert(name.clone());
+        }
     }
 
     /// What is to be asked of whom.

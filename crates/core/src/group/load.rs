@@ -88,6 +88,10 @@ impl Group {
         let work = async {
             if role == Role::Owner {
                 self.0.node.known(slot).await;
+                // What may be elsewhere is not "not found".
+                if !self.has_origin() && self.0.node.phase(slot, key.as_bytes()) == Phase::Reads {
+                    self.0.node.acts(slot, key.as_bytes()).await;
+                }
             }
             if let Some(landing) = self.ready(&key, slot, role, older) {
                 return Brings::Landing(landing);
