@@ -8,7 +8,7 @@
 //! - [`placement`] says which slot a key falls into and who owns that; [`view`] which members there are, as of now.
 //! - [`Node`] holds what groups share.
 //!
-//! Everything outside is behind a seam: the origin ([`Loader`]), other nodes ([`PeerClient`], [`Transport`],
+//! Everything outside is behind a seam: the origin ([`Loader`], [`Store`]), other nodes ([`PeerClient`], [`Transport`],
 //! [`PeerService`]), who is in the cluster ([`Membership`]), time ([`Clock`]). The feature `testing` has a fake and a
 //! contract suite for each.
 //!
@@ -33,6 +33,7 @@ pub mod stats;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod update;
 mod value;
 pub mod version;
 pub mod view;
@@ -47,6 +48,7 @@ pub use membership::{Member, MemberState, Members, Membership, Proof};
 pub use node::{GROUPS_MAX, KeyPlace, Node, NodeConfig, check_group_name};
 pub use peer::{PeerClient, PeerService, Transport};
 pub use standing::Standing;
+pub use update::{Change, Store, Update, UpdateError};
 pub use value::Value;
 pub use version::{HybridClock, Version};
 pub use view::{Ring, View};
