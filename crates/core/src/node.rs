@@ -1,6 +1,10 @@
 //! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use futures_util::{StreamExt, future::BoxFuture, stream};
@@ -8,11 +12,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, Membership, PeerService, Standing, Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport, Version,
     claim::{Attendance, Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
-    membership::LOOK_TIME_MAX,
+    membership::{LOOK_TIME_MAX, MEMBERS_MAX},
     peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
     placement::Slot,
     stats::{Counter, Protocol},
@@ -34,6 +38,16 @@ const GREETINGS_MAX: usize = 32;
 
 /// How soon after a look at the membership the next one is made: views that nobody has can be told by the thousand.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// For how long who left can still be claimed from: longer than it takes any node to find out that it was sent away, and as long as
+/// a lease can be.
+const DEPARTED_FOR: Duration = Duration::from_secs(60);
+
+/// The most of them. The links of those who left first go first.
+const DEPARTED_MAX: usize = 256;
+
+/// How long who took this node's marks may take to become a member of its view: as long as the slowest membership takes to tell of one.
+const MARK_TAKER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long copies may be kept elsewhere where no group says.
 const HOT_LEASE: Duration = Duration::from_secs(1);
@@ -83,8 +97,8 @@ struct Inner {
     view: ArcSwap<View>,
     /// Which slots it acts for.
     tenure: Tenure,
-    /// The links to the members that the last change of the view took away: they may be claimed from.
-    departed: Mutex<Vec<Arc<Peer>>>,
+    /// The links to members that are none any more, and when they left: they may be claimed from.
+    departed: Mutex<Vec<(Moment, Arc<Peer>)>>,
     /// When it last heard of another member.
     contact: Arc<Contact>,
     /// Held while it asks whether its view stands.
@@ -93,6 +107,12 @@ struct Inner {
     attendance: Mutex<Attendance>,
     /// Members that came, to be asked for what they acted for (rule W5).
     came: Mutex<Vec<Arc<str>>>,
+    /// How many members have left, or started anew.
+    departures: Counter,
+    /// When this run of it began, if there were others then: what an earlier run lent them may be out. [`Moment::NEVER`]: there were none.
+    began: Moment,
+    /// Who took this node's marks and is no member of its view yet, and when (rule T1).
+    mark_takers: Mutex<HashMap<Arc<str>, Moment>>,
     /// Held while a view is put in the place of another.
     changing: Mutex<()>,
     view_changes: Counter,
@@ -140,7 +160,11 @@ impl Node {
         contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
         let mut attendance = Attendance::default();
         attendance.take(view.members(), now);
+        let began = if view.peers().next().is_some() { now } else { Moment::NEVER };
         Ok(Self(Arc::new(Inner {
+            departures: Counter::default(),
+            began,
+            mark_takers: Mutex::default(),
             standing,
             tenure,
             departed: Mutex::default(),
@@ -247,13 +271,67 @@ impl Node {
 
     /// The link to a member, or to one that was until the view changed last.
     pub(crate) fn reach(&self, name: &str) -> Option<Arc<Peer>> {
-        let departed = || self.0.departed.lock().iter().find(|peer| *peer.member().name == *name).cloned();
+        let departed = || {
+            let departed = self.0.departed.lock();
+            departed.iter().rev().find(|(_, peer)| *peer.member().name == *name).map(|(_, peer)| peer.clone())
+        };
         self.peek_view().peer(name).cloned().or_else(departed)
     }
 
-    /// The members that the last change of the view took away.
+    /// Who was a member until lately.
     pub(crate) fn departed(&self) -> Vec<Arc<str>> {
-        self.0.departed.lock().iter().map(|peer| peer.member().name.clone()).collect()
+        self.0.departed.lock().iter().map(|(_, peer)| peer.member().name.clone()).collect()
+    }
+
+    /// How many members have left so far, or started anew.
+    pub(crate) fn departures(&self) -> u64 {
+        self.0.departures.sum()
+    }
+
+    /// Until when others may hold copies, kept for `lease` at most, that an earlier run of this node lent (rule C4).
+    pub(crate) fn lent_before_until(&self, lease: Duration) -> Moment {
+        if self.0.began == Moment::NEVER { Moment::default() } else { self.0.began + lease }
+    }
+
+    /// Whether marks can be told to all members.
+    pub(crate) fn tells_marks(&self) -> bool {
+        self.carries_claims() || self.peek_view().peers().next().is_none()
+    }
+
+    /// Somebody took this node's marks, who may be no member yet.
+    pub(crate) fn marks_taken_by(&self, name: &Arc<str>) {
+        if self.peek_view().peer(name).is_some() {
+            return;
+        }
+        let now = self.clock().now();
+        let mut takers = self.0.mark_takers.lock();
+        takers.retain(|_, taken| now.since(*taken) < MARK_TAKER_WAIT);
+        if takers.len() < MEMBERS_MAX {
+            takers.insert(name.clone(), now);
+        }
+    }
+
+    /// One who took this node's marks and is about to be a member. What it does not know yet it must be told, and can't be.
+    pub(crate) fn mark_taker(&self) -> Option<Arc<str>> {
+        let (now, view) = (self.clock().now(), self.view());
+        let mut takers = self.0.mark_takers.lock();
+        takers.retain(|name, taken| now.since(*taken) < MARK_TAKER_WAIT && view.peer(name).is_none());
+        takers.keys().next().cloned()
+    }
+
+    /// Takes down whom a change of the view took away, for [`DEPARTED_FOR`].
+    fn see_off(&self, old: &View, new: &View, now: Moment) {
+        let is_the_same = |member: &&Member| {
+            new.members().iter().any(|it| it.name == member.name && it.incarnation == member.incarnation)
+        };
+        let left = old.members().iter().filter(|member| !is_the_same(member)).count();
+        self.0.departures.add(left as u64);
+        let is_member = |peer: &Arc<Peer>| new.peer(&peer.member().name).is_some();
+        let mut departed = self.0.departed.lock();
+        departed.retain(|(left, peer)| now.since(*left) < DEPARTED_FOR && !is_member(peer));
+        departed.extend(old.peers().filter(|peer| !is_member(peer)).map(|peer| (now, peer.clone())));
+        let excess = departed.len().saturating_sub(DEPARTED_MAX);
+        departed.drain(..excess);
     }
 
     /// The longest time for which any of its groups lets copies be kept elsewhere.
@@ -298,6 +376,31 @@ impl Node {
     /// [`ErrorKind::Invalid`] if the name is not `[a-z0-9][a-z0-9_-]{0,63}` or taken, or a setting is impossible, or there
     /// are [`GROUPS_MAX`] groups.
     pub fn open_group(&self, name: &str, config: GroupConfig, loader: Option<Arc<dyn Loader>>) -> Result<Group, Error> {
+        self.open_group_over(name, config, loader, None)
+    }
+
+    /// Opens a group whose puts and deletes are written to `store` before they are acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open_group`](Self::open_group).
+    pub fn open_group_through(
+        &self,
+        name: &str,
+        config: GroupConfig,
+        loader: Arc<dyn Loader>,
+        store: Arc<dyn Store>,
+    ) -> Result<Group, Error> {
+        self.open_group_over(name, config, Some(loader), Some(store))
+    }
+
+    fn open_group_over(
+        &self,
+        name: &str,
+        config: GroupConfig,
+        loader: Option<Arc<dyn Loader>>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Result<Group, Error> {
         check_group_name(name)?;
         config.check()?;
         let name: Arc<str> = Arc::from(name);
@@ -309,7 +412,7 @@ impl Node {
             return Err(Error::new(ErrorKind::Invalid, format!("{GROUPS_MAX} groups are open: that is the most")));
         }
         self.0.contact.lease(config.hot_lease);
-        let group = Group::new(self.clone(), name.clone(), config, loader);
+        let group = Group::new(self.clone(), name.clone(), config, loader, store);
         groups.insert(name, group.clone());
         Ok(group)
     }
@@ -354,9 +457,8 @@ impl Node {
         })?;
         tracing::info!(members = new.members().len(), digest = format_args!("{:016x}", new.digest()), "view changed");
         let new = Arc::new(new);
-        let Inner { tenure, departed, .. } = &*self.0;
-        let stayed = |peer: &&Arc<Peer>| new.peer(&peer.member().name).is_some();
-        *departed.lock() = old.peers().filter(|peer| !stayed(peer)).cloned().collect();
+        let tenure = &self.0.tenure;
+        self.see_off(&old, &new, self.clock().now());
         // From here on no hit counts of a slot that is another's, or comes from one.
         // Who comes after may not have heard yet; but one that was sent away has nothing to say.
         let is_member = new.members().position(self.name()).is_some();
@@ -500,8 +602,8 @@ impl PeerService for Serving {
 
     fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {
         Box::pin(async move {
-            let PeerWrite { group, key, op, condition, deadline } = request;
-            self.node.group(&group)?.serve_write(&key, op, condition, deadline, self.over).await.map(Some)
+            let group = self.node.group(&request.group)?;
+            group.serve_write(request, self.over).await.map(Some)
         })
     }
 
@@ -509,7 +611,10 @@ impl PeerService for Serving {
         Box::pin(async move {
             let (node, SlotRequest { from, incarnation, call }) = (&self.node, request);
             Ok(match call {
-                SlotCall::Claim(claim) => SlotReply::Claimed(node.claimed(&from, &claim)),
+                SlotCall::Claim(claim) => {
+                    let (answers, carried) = node.claimed(&from, &claim);
+                    SlotReply::Claimed(answers, carried)
+                }
                 SlotCall::Confirm { term, slots } => {
                     node.tenure().confirmed(&from, term, &slots);
                     SlotReply::Confirmed
@@ -517,6 +622,19 @@ impl PeerService for Serving {
                 SlotCall::Recall => node.recalled(&from, incarnation),
                 SlotCall::Push { term, group, entries } => {
                     SlotReply::Pushed { wants_more: node.group(&group)?.take_pushed(&from, term, entries) }
+                }
+                SlotCall::Revoke { group, key } => {
+                    node.group(&group)?.revoked(&key);
+                    SlotReply::Revoked
+                }
+                SlotCall::Clock => SlotReply::Clock { reading: node.standing().reading() },
+                SlotCall::Raise { group, marks, to } => {
+                    SlotReply::Raised { known: node.group(&group)?.raise(&marks, to)? }
+                }
+                SlotCall::Marks { group, marks } => {
+                    // In this order: what is raised from here on waits for the taker.
+                    node.marks_taken_by(&from);
+                    SlotReply::Marks { marks: node.group(&group)?.exchange_marks(marks)? }
                 }
             })
         })

@@ -131,6 +131,12 @@ pub enum WriteOp {
     },
     /// That there is none any more.
     Delete,
+    /// Nothing: what is cached of it is dropped, and its origin is left alone.
+    Invalidate {
+        /// The writer was this key's owner when it wrote it to the origin, and claims made another node the owner meanwhile, which
+        /// guards the key until it is told of the end: this is that (rules C2 and W3).
+        ends_guard: bool,
+    },
 }
 
 /// A write, for the key's owner.
@@ -144,9 +150,14 @@ pub struct PeerWrite {
     pub op: WriteOp,
     /// On which condition.
     pub condition: Condition,
+    /// A repetition of a write under the same one is answered as the first was.
+    pub idempotency_key: Option<Arc<str>>,
     /// When the work is bounded to end.
     pub deadline: Instant,
 }
+
+/// The longest `Idempotency-Key`, in bytes: four times a UUID's text and some.
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 256;
 
 /// Why another node gave no answer of its own.
 #[derive(Clone, Debug)]
@@ -199,6 +210,8 @@ impl std::error::Error for PeerError {}
 /// A [`PeerGet`] as the node that is asked gets it.
 #[derive(Clone, Debug)]
 pub struct PeerQuestion {
+    /// The name of who asks, which may be granted a lease; `None` where the transport doesn't tell.
+    pub asker: Option<Arc<str>>,
     /// The group's name.
     pub group: Arc<str>,
     /// The key.

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::store::Entry;
+use crate::store::{Entry, Tags};
 
 /// A value: bytes, and what its origin or writer said about them. Cheap to clone; the bytes are never copied on their
 /// way to a socket.
@@ -31,13 +31,19 @@ enum Held {
 }
 
 /// What is known of a value beside its bytes; most values have none of it.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub(crate) struct About {
     content_type: Option<Box<str>>,
     validator: Option<Box<str>>,
+    tags: Tags,
 }
 
 impl About {
+    /// Whether there is more to it than tags.
+    pub(crate) fn is_beyond_tags(&self) -> bool {
+        self.content_type.is_some() || self.validator.is_some()
+    }
+
     /// What it takes in memory, in bytes.
     pub(crate) fn cost(&self) -> usize {
         let of = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
@@ -70,9 +76,20 @@ impl Value {
         self.with_about(|about| about.validator = Some(validator.into()))
     }
 
+    /// The same value with tags, by which it can be invalidated together with others.
+    #[must_use]
+    pub fn with_tags(self, tags: Tags) -> Self {
+        if tags.is_empty() && self.tags().is_empty() {
+            return self;
+        }
+        self.with_about(|about| about.tags = tags)
+    }
+
     fn with_about(self, change: impl FnOnce(&mut About)) -> Self {
-        let mut about = self.about().cloned();
-        change(Arc::make_mut(about.get_or_insert_default()));
+        let (mut about, tags) = (self.about().cloned(), self.tags());
+        let known = Arc::make_mut(about.get_or_insert_default());
+        known.tags = tags;
+        change(known);
         Self(Held::Bytes { bytes: self.into_bytes(), about })
     }
 
@@ -87,6 +104,15 @@ impl Value {
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {
         self.about()?.content_type.as_deref()
+    }
+
+    /// Its tags.
+    #[must_use]
+    pub fn tags(&self) -> Tags {
+        match &self.0 {
+            Held::Bytes { about, .. } => about.as_ref().map_or(Tags::NONE, |about| about.tags),
+            Held::Entry(entry) => entry.tags().copied().unwrap_or_default(),
+        }
     }
 
     /// The origin's validator, if it gave one.
@@ -131,7 +157,10 @@ impl std::ops::Deref for Value {
 
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
-        **self == **other && self.about() == other.about()
+        **self == **other
+            && self.content_type() == other.content_type()
+            && self.validator() == other.validator()
+            && self.tags() == other.tags()
     }
 }
 

@@ -95,7 +95,7 @@ fn one(options: &Options, round: usize, name: &'static str, meanwhile: Meanwhile
             Meanwhile::Invalidate => (META, Tags::from_iter([tag])),
             Meanwhile::DropSlot => (Meta { slot: GOING_SLOT, ..META }, Tags::NONE),
         };
-        let _ = store.insert_tagged_if(&key(rank), value, meta, tags, Moment::from_nanos(1), |_| true);
+        let _ = store.insert(&key(rank), value.map(|value| value.with_tags(tags)), meta);
     }
     let going = options.keys.div_ceil(GOING_PART);
     let swept = |now| {

@@ -10,11 +10,16 @@ use tokio::{
 };
 
 use super::{
-    handoff::{self, Handoff},
-    message::{ClaimAnswer, GivenUp, SlotCall, SlotReply, SlotRequest, SlotsClaim},
+    handoff,
+    message::{CARRIED_LEN_MAX, Carried, ClaimAnswer, GivenUp, SlotCall, SlotReply, SlotRequest, SlotsClaim},
     table::{Answered, Claimed},
+    tenure::Unheard,
 };
-use crate::{Group, Node, Version, peer::PeerError, placement::SlotSet};
+use crate::{
+    Group, Key, Moment, Node, Version,
+    peer::PeerError,
+    placement::{Slot, SlotSet},
+};
 
 /// How long the answer to a claim is waited for before it is repeated.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,7 +63,7 @@ enum Sent {
 /// Does what there is to do about the claims of `node`, for as long as it is polled.
 pub(crate) async fn drive(node: Node) {
     let mut under_way: JoinSet<(Addressee, Sent)> = JoinSet::new();
-    let (mut pushing, mut others): (JoinSet<()>, JoinSet<()>) = (JoinSet::new(), JoinSet::new());
+    let (mut pushing, mut others, mut learning) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     others.spawn(keep_contact(node.clone()));
     let mut sendings: HashMap<Addressee, Sending> = HashMap::new();
     let mut claimed_back = Instant::now();
@@ -68,13 +73,21 @@ pub(crate) async fn drive(node: Node) {
         let newcomers = node.take_newcomers();
         if !newcomers.is_empty() {
             let node = node.clone();
-            others.spawn(async move { node.recall_from(newcomers).await });
+            others.spawn(async move {
+                node.tell_marks_to(newcomers.clone()).await;
+                node.recall_from(newcomers).await;
+            });
+        }
+        if learning.is_empty() && node.groups().iter().any(|group| !group.knows_marks()) {
+            learning.spawn(node.clone().learn_marks());
         }
         if now >= claimed_back + CLAIM_BACK_EVERY {
             claimed_back = now;
             node.claim_back().await;
         }
-        let asks = node.tenure().asks();
+        // Who does not know what is void must not act (rule T2).
+        let knows_marks = node.groups().iter().all(Group::knows_marks);
+        let asks = if knows_marks { node.tenure().asks() } else { Vec::new() };
         sendings.retain(|(to, is_polite), sending| {
             let is_asked = |(asked, claim): &(Arc<str>, SlotsClaim)| asked == to && claim.is_polite == *is_polite;
             sending.again_at.is_none() || asks.iter().any(is_asked)
@@ -101,6 +114,7 @@ pub(crate) async fn drive(node: Node) {
             () = node.tenure().work.notified() => {}
             Some(_) = pushing.join_next() => node.tenure().handed_over(),
             Some(_) = others.join_next() => {}
+            Some(_) = learning.join_next() => {}
             Some(sent) = under_way.join_next() => {
                 let Ok((id, sent)) = sent else { continue };
                 let Some(sending) = sendings.get_mut(&id) else { continue };
@@ -133,14 +147,15 @@ async fn keep_contact(node: Node) {
 async fn claim_from(node: Node, to: Arc<str>, claim: SlotsClaim) -> Sent {
     let (term, count) = (claim.term, claim.slots.len());
     match node.say(&to, SlotCall::Claim(claim), Instant::now() + CLAIM_TIMEOUT).await {
-        Ok(SlotReply::Claimed(answers)) => {
-            node.tenure().reached(&to, true);
+        Ok(SlotReply::Claimed(answers, carried)) => {
+            node.tenure().heard(&to, None);
             tracing::debug!(%to, slots = count, "slots were claimed");
-            node.claim_answered(&to, term, answers).await
+            node.claim_answered(&to, term, answers, &carried).await
         }
         Ok(_) => Sent::Unanswered,
         Err(error) => {
-            node.tenure().reached(&to, !matches!(error, PeerError::Unreachable { .. }));
+            let is_unreached = matches!(error, PeerError::Unreachable { .. });
+            node.tenure().heard(&to, Some(if is_unreached { Unheard::Unreached } else { Unheard::Silent }));
             tracing::debug!(%to, slots = count, %error, "a claim was not answered");
             Sent::Unanswered
         }
@@ -160,9 +175,13 @@ impl Node {
     /// What time brings about.
     fn step_claims(&self) {
         let (view, now) = (self.view(), self.clock().now());
-        let gone = |name: &str| view.members().position(name).is_none();
-        // Who was sent away may be there all the same: it is asked, and has its time to answer.
-        let lost = |name: &str| self.reach(name).is_none() || self.tenure().is_unreached(name);
+        // Who was sent away may be there all the same: it is asked, and has its time to answer. Who does is not gone, whatever
+        // this node's view says: it may be this node that was sent away.
+        let lost = |name: &str| self.reach(name).is_none() || self.tenure().unheard(name) == Some(Unheard::Unreached);
+        let gone = |name: &str| {
+            let is_unheard = self.reach(name).is_none() || self.tenure().unheard(name).is_some();
+            is_unheard && view.members().position(name).is_none()
+        };
         self.tenure().become_late(lost, now);
         self.tenure().give_up(gone, self.hot_lease(), now);
         let stopped = self.tenure().stop_lingering(now);
@@ -190,7 +209,13 @@ impl Node {
     }
 
     /// `from` answered the claim of `term`.
-    async fn claim_answered(&self, from: &Arc<str>, term: Version, answers: Vec<(SlotSet, ClaimAnswer)>) -> Sent {
+    async fn claim_answered(
+        &self,
+        from: &Arc<str>,
+        term: Version,
+        answers: Vec<(SlotSet, ClaimAnswer)>,
+        carried: &Carried,
+    ) -> Sent {
         for (_, answer) in &answers {
             if let ClaimAnswer::Refused { known }
             | ClaimAnswer::Elsewhere { given_up: GivenUp { until: known, .. }, .. } = answer
@@ -203,6 +228,8 @@ impl Node {
         let Answered { acts, forgets, is_turned_down } = self.tenure().answered(from, term, answers, fresh, now);
         if !acts.is_empty() {
             self.drop_slots(forgets).await;
+            // Before anything is written here.
+            self.take_carried(&acts, carried, now);
             self.tenure().show(&acts);
             let (node, from) = (self.clone(), from.clone());
             tokio::spawn(async move {
@@ -212,6 +239,25 @@ impl Node {
             });
         }
         if is_turned_down { Sent::TurnedDown } else { Sent::Answered }
+    }
+
+    /// Takes what came with slots that this node is about to act for (rule C2).
+    fn take_carried(&self, slots: &SlotSet, carried: &Carried, now: Moment) {
+        let Carried { leased, leases_left, guards, remembered } = carried;
+        let lent: SlotSet = leased.iter().filter(|slot| slots.contains(*slot)).collect();
+        self.tenure().lend(&lent, now + *leases_left);
+        let is_theirs = |group: &Arc<str>, key: &Key| slots.contains(Slot::of(group, key.as_bytes()));
+        for (group, key) in guards.iter().filter(|(group, key)| is_theirs(group, key)) {
+            if let Ok(group) = self.group(group) {
+                group.guard_inherited(key);
+            }
+        }
+        // The latest come first, and are to be forgotten last.
+        for remembered in remembered.iter().rev().filter(|it| is_theirs(&it.group, &it.key)) {
+            if let Ok(group) = self.group(&remembered.group) {
+                group.remember(remembered);
+            }
+        }
     }
 
     /// Rids the stores of what they hold of some slots, and detaches what is under way for them.
@@ -231,13 +277,13 @@ impl Node {
         }
     }
 
-    /// Answers another node's claim (rules C2 and C3).
-    pub(crate) fn claimed(&self, claimer: &Arc<str>, claim: &SlotsClaim) -> Vec<(SlotSet, ClaimAnswer)> {
+    /// Answers another node's claim (rules C2 and C3), and tells what goes with what is released.
+    pub(crate) fn claimed(&self, claimer: &Arc<str>, claim: &SlotsClaim) -> (Vec<(SlotSet, ClaimAnswer)>, Carried) {
         let (view, now) = (self.view(), self.clock().now());
         if view.members().position(claimer).is_none() {
             // Lists that differ, where somebody writes them; else this node is about to hear of the other.
             let known = self.standing().next_version();
-            return vec![(claim.slots.clone(), ClaimAnswer::Refused { known })];
+            return (vec![(claim.slots.clone(), ClaimAnswer::Refused { known })], Carried::default());
         }
         let is_mine = |slot| view.is_mine(slot, &[]);
         let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
@@ -247,10 +293,19 @@ impl Node {
         }
         if !hands_over.is_empty() {
             tracing::info!(to = %claimer, slots = hands_over.len(), "slots are released");
-            let from = now + handoff::CONFIRM_WAIT;
-            self.tenure().hand_over(Handoff { to: claimer.clone(), term: claim.term, slots: hands_over, from });
         }
-        answers
+        let (mut carried, mut room) = (Carried::default(), CARRIED_LEN_MAX);
+        let is_released = |(_, answer): &&(SlotSet, ClaimAnswer)| matches!(answer, ClaimAnswer::Released { .. });
+        for (slots, _) in answers.iter().filter(is_released) {
+            self.groups().iter().for_each(|group| group.carry(slots, &mut carried, &mut room));
+            // What was lent before this node had the slots may still be out.
+            let lent: SlotSet = slots.iter().filter(|slot| now < self.tenure().lent_until(*slot)).collect();
+            for slot in lent.iter() {
+                carried.leased.insert(slot);
+                carried.leases_left = carried.leases_left.max(self.tenure().lent_until(slot).since(now));
+            }
+        }
+        (answers, carried)
     }
 
     /// Sends the claims of this node, and does what their answers say; hands over what is claimed from it. To be polled for

@@ -1,8 +1,14 @@
-//! What nodes say to each other about slots: claims and what hangs on them.
+//! What nodes say to each other beside gets and writes: about slots, copies and marks.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Key, Value, Version, peer::PeerMeta, placement::SlotSet};
+use crate::{
+    Key, Value, Version,
+    peer::PeerMeta,
+    placement::SlotSet,
+    store::{Mark, TAG_COUNT},
+    version::Reading,
+};
 
 /// The most entries of one [`SlotCall::Push`].
 pub const PUSH_ENTRIES_MAX: usize = 512;
@@ -13,7 +19,19 @@ pub const PUSH_LEN: usize = 256 * 1024;
 /// The longest value that is pushed, in bytes. Who took over the slot asks for longer ones when it needs them.
 pub const PUSH_VALUE_LEN_MAX: usize = 64 * 1024;
 
-/// What a node says to another about slots.
+/// The most marks of one [`SlotCall::Marks`]: all that a group has.
+pub const MARKS_MAX: usize = TAG_COUNT as usize + 1;
+
+/// The most keys that an answer to a claim names as being written, of all groups: more than the origins of most nodes take at once.
+pub const GUARDS_MAX: usize = 4_096;
+
+/// The most answers to writes with an idempotency key that go with slots, the latest first.
+pub const REMEMBERED_MAX: usize = 4_096;
+
+/// The most bytes of keys and names that go with an answer to a claim. What comes after is left out.
+pub const CARRIED_LEN_MAX: usize = 256 * 1024;
+
+/// What a node says to another about slots, copies or marks.
 #[derive(Clone, Debug)]
 pub struct SlotRequest {
     /// The name of who says it.
@@ -46,6 +64,31 @@ pub enum SlotCall {
         group: Arc<str>,
         /// At most [`PUSH_ENTRIES_MAX`], the hottest first.
         entries: Vec<PushedEntry>,
+    },
+    /// Ends a lease: the copy of this key goes, and one that is on its way is not kept (rule P5).
+    Revoke {
+        /// Of which group it is.
+        group: Arc<str>,
+        /// The key.
+        key: Key,
+    },
+    /// Asks for the reading of the clock.
+    Clock,
+    /// Raises marks of a group (rule T1).
+    Raise {
+        /// The group's name.
+        group: Arc<str>,
+        /// At most [`MARKS_MAX`].
+        marks: Vec<Mark>,
+        /// How high.
+        to: Reading,
+    },
+    /// Tells all marks of a group, and asks for the other's (rule T2).
+    Marks {
+        /// The group's name.
+        group: Arc<str>,
+        /// At most [`MARKS_MAX`]; those that were never raised are left out.
+        marks: Vec<(Mark, Reading)>,
     },
 }
 
@@ -109,8 +152,8 @@ pub struct PushedEntry {
 /// What a node answers to what is said about slots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SlotReply {
-    /// To a claim: what it says of which slots.
-    Claimed(Vec<(SlotSet, ClaimAnswer)>),
+    /// To a claim: what it says of which slots, and what goes with those that it releases.
+    Claimed(Vec<(SlotSet, ClaimAnswer)>, Carried),
     /// To a confirmation.
     Confirmed,
     /// To a recall.
@@ -126,4 +169,49 @@ pub enum SlotReply {
         /// Whether it takes more of this handoff.
         wants_more: bool,
     },
+    /// To a revocation.
+    Revoked,
+    /// To a question for the clock.
+    Clock {
+        /// The latest reading that it gave or heard of.
+        reading: Reading,
+    },
+    /// To marks that are to be raised.
+    Raised {
+        /// How high the highest of them was before: as high or higher, and the raise counts for nothing.
+        known: Reading,
+    },
+    /// To marks that were told.
+    Marks {
+        /// Its own, at most [`MARKS_MAX`].
+        marks: Vec<(Mark, Reading)>,
+    },
+}
+
+/// What goes with slots that are released beside their entries (rule C2).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Carried {
+    /// Slots of which others may hold copies.
+    pub leased: SlotSet,
+    /// For how long yet, at most.
+    pub leases_left: Duration,
+    /// Keys that are being written to their origin, by group: at most [`GUARDS_MAX`]. Others end by their writers' word alone.
+    pub guards: Vec<(Arc<str>, Key)>,
+    /// Answers to writes with an idempotency key, at most [`REMEMBERED_MAX`].
+    pub remembered: Vec<Remembered>,
+}
+
+/// What came of a write with an idempotency key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remembered {
+    /// Of which group the key is.
+    pub group: Arc<str>,
+    /// The key that was written.
+    pub key: Key,
+    /// The writer's.
+    pub idempotency_key: Arc<str>,
+    /// The write's version; `None`: its condition was not met.
+    pub came_to: Option<Version>,
+    /// How long ago that was.
+    pub age: Duration,
 }

@@ -78,6 +78,8 @@ struct Entry {
     is_dirty: bool,
     /// The node goes on answering though its view gives the slot to another. Until when.
     lingers: Option<Moment>,
+    /// Until when others may hold copies that were lent before this node had the slot.
+    lent: Moment,
     /// The store may hold entries of the slot though the node does not act for it, for who claimed it under this term, or will
     /// (zero). Until when.
     kept: Option<(Version, Moment)>,
@@ -122,7 +124,16 @@ impl Claims {
         let mut nodes = Nodes::default();
         let me = nodes.id(me);
         let (state, gained) = (SlotState::NEW, Moment::default());
-        let entry = Entry { state, gained, is_first: false, is_dirty: false, lingers: None, warms: None, kept: None };
+        let entry = Entry {
+            state,
+            gained,
+            is_first: false,
+            is_dirty: false,
+            lingers: None,
+            warms: None,
+            lent: Moment::default(),
+            kept: None,
+        };
         Self { nodes, me, busy: Busy::default(), slots: vec![entry; usize::from(SLOT_COUNT)].into() }
     }
 
@@ -150,6 +161,19 @@ impl Claims {
     /// Until when reads wait for a slot's claim.
     pub(crate) fn late_at(&self, slot: Slot) -> Moment {
         self.entry(slot).gained + CLAIM_WAIT
+    }
+
+    /// Until when others may hold copies of a slot that were lent before this node had it.
+    pub(crate) fn lent_until(&self, slot: Slot) -> Moment {
+        self.entry(slot).lent
+    }
+
+    /// Others may hold copies of these slots until then.
+    pub(crate) fn lend(&mut self, slots: &SlotSet, until: Moment) {
+        for slot in slots.iter() {
+            let entry = self.entry_mut(slot);
+            entry.lent = entry.lent.max(until);
+        }
     }
 
     /// Whether a slot is in the window in which who had it before is asked for what this node doesn't have.

@@ -1,10 +1,10 @@
 //! [`Tenure`]: which slots this node acts for, as all that it serves at once ask it.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    handoff::Handoff,
+    handoff::{CONFIRM_WAIT, Handoff},
     message::{ClaimAnswer, SlotsClaim},
     table::{Answered, Claimed, Claims, Phase},
 };
@@ -37,11 +37,22 @@ pub(crate) struct Tenure {
     claims: Mutex<Claims>,
     phases: Box<[AtomicU8]>,
     changed: watch::Sender<()>,
+    /// Some slot came with copies that were lent. It spares each write a look.
+    has_lent: AtomicBool,
     /// There is something new to do for whoever sends claims and entries.
     pub(crate) work: Notify,
     handoffs: Mutex<Handoffs>,
-    /// Of whom the last claim could not be made.
-    unreached: Mutex<HashSet<Arc<str>>>,
+    /// Who did not answer the last claim.
+    unheard: Mutex<HashMap<Arc<str>, Unheard>>,
+}
+
+/// Why the last claim was not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unheard {
+    /// It could not be made.
+    Unreached,
+    /// No answer came in time.
+    Silent,
 }
 
 /// What goes to who claimed it.
@@ -59,9 +70,10 @@ impl Tenure {
             claims: Mutex::new(Claims::new(me)),
             phases: (0..SLOT_COUNT).map(|_| AtomicU8::new(Phase::Away as u8)).collect(),
             changed: watch::Sender::new(()),
+            has_lent: AtomicBool::new(false),
             work: Notify::new(),
             handoffs: Mutex::default(),
-            unreached: Mutex::default(),
+            unheard: Mutex::default(),
         }
     }
 
@@ -187,8 +199,12 @@ impl Tenure {
 
     /// Whether some slot waits for who claims it, or its entries for being handed over.
     pub(crate) fn has_to_hand_over(&self) -> bool {
+        // In this order: who claims the last slots has what goes with them waiting before the slots are not unclaimed any more.
+        if !self.unclaimed().is_empty() {
+            return true;
+        }
         let handoffs = self.handoffs.lock();
-        handoffs.is_sending || !handoffs.waiting.is_empty() || !self.claims.lock().unclaimed().is_empty()
+        handoffs.is_sending || !handoffs.waiting.is_empty()
     }
 
     /// The slots that this node acts or acted for, and that nobody has claimed from it.
@@ -198,6 +214,19 @@ impl Tenure {
 
     pub(crate) fn elsewhere(&self, slot: Slot) -> Option<Arc<str>> {
         self.claims.lock().elsewhere(slot)
+    }
+
+    /// Until when others may hold copies of a slot that were lent before this node had it.
+    pub(crate) fn lent_until(&self, slot: Slot) -> Moment {
+        if self.has_lent.load(Ordering::Acquire) { self.claims.lock().lent_until(slot) } else { Moment::default() }
+    }
+
+    /// Others may hold copies of these slots until then.
+    pub(crate) fn lend(&self, slots: &SlotSet, until: Moment) {
+        if !slots.is_empty() {
+            self.claims.lock().lend(slots, until);
+            self.has_lent.store(true, Ordering::Release);
+        }
     }
 
     pub(crate) fn before(&self, slot: Slot, now: Moment) -> Option<(Arc<str>, Version)> {
@@ -218,7 +247,8 @@ impl Tenure {
         self.publish(&claims, &[slot].into_iter().collect());
     }
 
-    /// Another node's claim. It does not act for what it stops from here on; the stores are to be told.
+    /// Another node's claim. It does not act for what it stops from here on; the stores are to be told. What it holds of it
+    /// is to be handed over from then on, or once the claimer has confirmed.
     pub(crate) fn claimed(
         &self,
         claimer: &Arc<str>,
@@ -228,14 +258,13 @@ impl Tenure {
     ) -> Claimed {
         let mut claims = self.claims.lock();
         let claimed = claims.claimed(claimer, claim, is_mine, now);
+        if !claimed.hands_over.is_empty() {
+            let (to, slots) = (claimer.clone(), claimed.hands_over.clone());
+            let handoff = Handoff { to, term: claim.term, slots, from: now + CONFIRM_WAIT };
+            self.handoffs.lock().waiting.push(handoff);
+        }
         self.publish(&claims, &claim.slots);
         claimed
-    }
-
-    /// Entries of these slots are to go to who claimed them.
-    pub(crate) fn hand_over(&self, handoff: Handoff) {
-        self.handoffs.lock().waiting.push(handoff);
-        self.work.notify_one();
     }
 
     /// What is to be handed over by now, for who does it and then says so.
@@ -269,18 +298,17 @@ impl Tenure {
         self.work.notify_one();
     }
 
-    /// Whether the last claim of a node could not be made.
-    pub(crate) fn is_unreached(&self, name: &str) -> bool {
-        self.unreached.lock().contains(name)
+    /// Why a node did not answer the last claim; `None`: it did, or none was made yet.
+    pub(crate) fn unheard(&self, name: &str) -> Option<Unheard> {
+        self.unheard.lock().get(name).copied()
     }
 
-    /// A claim of a node was answered, or could not be made.
-    pub(crate) fn reached(&self, name: &Arc<str>, is_reached: bool) {
-        let mut unreached = self.unreached.lock();
-        if is_reached {
-            unreached.remove(name);
-        } else {
-            unreached.insert(name.clone());
+    /// A claim of a node was answered, or was not.
+    pub(crate) fn heard(&self, name: &Arc<str>, unheard: Option<Unheard>) {
+        let mut all = self.unheard.lock();
+        match unheard {
+            Some(why) => drop(all.insert(name.clone(), why)),
+            None => drop(all.remove(name)),
         }
     }
 

@@ -3,6 +3,11 @@
 //! Flights of a key come and go like this. One is *open* while callers may join it. It is *attached* until something
 //! overtakes it: a write, an invalidation, a change of owner. At most [`UNDER_WAY_MAX`] work at the same time, so that a
 //! key that is detached again and again can't pile loads up; one more may be *queued* behind them, open to everyone.
+//!
+//! Writers of a key have their turns in the order in which they came. From the first one's coming to the last one's end the
+//! key is *guarded* (rule P2): what was under way is detached, and no flight begins.
+
+use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -11,7 +16,10 @@ use tokio::time::Instant;
 /// or detached before it.
 pub const UNDER_WAY_MAX: usize = 2;
 
-/// Tells the flights of a table apart.
+/// The most writers of one key that wait for their turns: each is a caller's open request.
+pub const WRITERS_MAX: usize = 1_024;
+
+/// Tells the flights and the writers of a table apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FlightId(pub(super) u64);
 
@@ -25,19 +33,76 @@ struct Entry<F> {
     flight: F,
 }
 
-/// The flights of one key. `F` is the shell's handle of a flight.
-pub(super) struct KeyState<F> {
-    /// Most keys have one.
-    entries: SmallVec<[Entry<F>; 1]>,
+/// One who writes the key, or waits for that. `W` tells it of its turn.
+struct WriterEntry<W> {
+    id: FlightId,
+    tell: Option<W>,
+    /// What it does can't be undone any more: the origin was asked.
+    is_outside: bool,
 }
 
-impl<F: Clone> KeyState<F> {
+/// The flights and the writers of one key. `F` is the shell's handle of a flight, `W` that of a writer who waits.
+pub(super) struct KeyState<F, W = ()> {
+    /// Most keys have one.
+    entries: SmallVec<[Entry<F>; 1]>,
+    /// The first one has its turn. Most keys have none, and the place of an empty one is all that they take.
+    writers: Option<Box<VecDeque<WriterEntry<W>>>>,
+}
+
+impl<F: Clone, W> KeyState<F, W> {
     pub(super) fn new() -> Self {
-        Self { entries: SmallVec::new() }
+        Self { entries: SmallVec::new(), writers: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && !self.is_guarded()
+    }
+
+    /// Whether somebody writes the key, or waits for that.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.writers.is_some()
+    }
+
+    /// A writer comes: what is under way is detached. Whether it has its turn at once; else it is told when it does. `None`: there
+    /// are [`WRITERS_MAX`].
+    pub(super) fn queue(&mut self, id: FlightId, tell: W) -> Option<bool> {
+        self.detach();
+        let writers = self.writers.get_or_insert_default();
+        if writers.len() >= WRITERS_MAX {
+            return None;
+        }
+        let is_first = writers.is_empty();
+        writers.push_back(WriterEntry { id, tell: Some(tell).filter(|_| !is_first), is_outside: false });
+        Some(is_first)
+    }
+
+    /// The writer whose turn it is does from here on what can't be undone.
+    pub(super) fn goes_out(&mut self, id: FlightId) {
+        let writer = self.writers.as_mut().and_then(|writers| writers.iter_mut().find(|writer| writer.id == id));
+        if let Some(writer) = writer {
+            writer.is_outside = true;
+        }
+    }
+
+    /// Whether a writer does what can't be undone.
+    pub(super) fn is_outside(&self) -> bool {
+        self.writers.as_ref().is_some_and(|writers| writers.iter().any(|writer| writer.is_outside))
+    }
+
+    /// A writer goes, done or not. Answers with whom to tell that it is its turn, and the queued flights that begin now as nobody
+    /// writes any more.
+    pub(super) fn write_ends(&mut self, id: FlightId) -> (Option<W>, SmallVec<[F; 1]>) {
+        let Some(writers) = &mut self.writers else { return (None, SmallVec::new()) };
+        writers.retain(|writer| writer.id != id);
+        let next = writers.front_mut().and_then(|writer| writer.tell.take());
+        if writers.is_empty() {
+            self.writers = None;
+        }
+        let mut begins = SmallVec::new();
+        while let Some(flight) = self.begin_queued() {
+            begins.push(flight);
+        }
+        (next, begins)
     }
 
     /// Every flight, whatever its state.
@@ -62,7 +127,7 @@ impl<F: Clone> KeyState<F> {
 
     /// Whether another flight may be under way.
     pub(super) fn has_room(&self) -> bool {
-        self.under_way() < UNDER_WAY_MAX
+        !self.is_guarded() && self.under_way() < UNDER_WAY_MAX
     }
 
     /// Nobody joins this flight any more. Says until when it is waited for; `None`: not at all.
@@ -96,6 +161,10 @@ impl<F: Clone> KeyState<F> {
     /// A flight's leader is through with it. Answers with a queued flight that begins now.
     pub(super) fn end(&mut self, id: FlightId) -> Option<F> {
         self.entries.retain(|entry| entry.id != id);
+        self.begin_queued()
+    }
+
+    fn begin_queued(&mut self) -> Option<F> {
         if !self.has_room() {
             return None;
         }
@@ -129,7 +198,7 @@ mod tests {
     use super::*;
 
     struct Driver {
-        state: KeyState<u64>,
+        state: KeyState<u64, u64>,
         next: u64,
         start: Instant,
     }
@@ -227,5 +296,45 @@ mod tests {
         assert_eq!(driver.state.seal(first), None);
         assert!(!driver.state.is_attached(first));
         assert_ne!(driver.leads(), first);
+    }
+
+    #[test]
+    fn writers_have_their_turns_in_order_and_no_flight_begins_meanwhile() {
+        let mut driver = Driver::new();
+        let early = driver.leads();
+        assert_eq!(driver.state.queue(FlightId(101), 101), Some(true));
+        assert!(!driver.state.is_attached(early));
+        assert_eq!(driver.state.queue(FlightId(102), 102), Some(false));
+        assert_eq!(driver.state.queue(FlightId(103), 103), Some(false));
+        let (late, begins) = driver.lead();
+        assert!(!begins, "a get that misses waits");
+        assert_eq!(driver.state.end(early), None, "also where there is room");
+        // One that gives up before its turn is passed over.
+        assert_eq!(driver.state.write_ends(FlightId(102)).0, None);
+        assert_eq!(driver.state.write_ends(FlightId(101)).0, Some(103));
+        assert!(driver.state.is_guarded());
+        let (next, begins) = driver.state.write_ends(FlightId(103));
+        assert_eq!((next, begins.as_slice()), (None, &[late.0][..]));
+        assert!(driver.state.is_attached(late), "it has asked nothing before the writes ended");
+    }
+
+    #[test]
+    fn a_key_takes_so_many_writers_and_no_more() {
+        let mut driver = Driver::new();
+        for number in 0..WRITERS_MAX as u64 {
+            assert_eq!(driver.state.queue(FlightId(number), number), Some(number == 0));
+        }
+        assert_eq!(driver.state.queue(FlightId(WRITERS_MAX as u64), 0), None);
+    }
+
+    #[test]
+    fn what_can_not_be_undone_is_known_until_its_end() {
+        let mut driver = Driver::new();
+        driver.state.queue(FlightId(1), 1);
+        assert!(!driver.state.is_outside());
+        driver.state.goes_out(FlightId(1));
+        assert!(driver.state.is_outside());
+        driver.state.write_ends(FlightId(1));
+        assert!(!driver.state.is_outside() && driver.state.is_empty());
     }
 }

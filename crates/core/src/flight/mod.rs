@@ -10,6 +10,9 @@
 //! what it brings, but it may not be installed anywhere. [`Leader::land`] tells, in one step with the end of the flight,
 //! whether it may.
 //!
+//! Who writes a key has a place in its queue of writers, a [`Writer`]. While there is any, the key is guarded: nothing that is
+//! under way may be installed, and no flight of it begins.
+//!
 //! This module knows nothing of stores, nodes or origins. The idea is that of Go's `singleflight`; what differs is
 //! written above.
 //!
@@ -50,11 +53,11 @@ use futures_util::task::AtomicWaker;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use alarm::{Alarm, Watched};
-pub use key_state::UNDER_WAY_MAX;
 use key_state::{FlightId, KeyState};
+pub use key_state::{UNDER_WAY_MAX, WRITERS_MAX};
 
 use crate::Key;
 
@@ -68,9 +71,11 @@ const SHARD_COUNT: usize = 64;
 type Keys<T> = HashTable<Row<T>>;
 type Shard<T> = Mutex<Keys<T>>;
 
+type State<T> = KeyState<Arc<Flight<T>>, oneshot::Sender<()>>;
+
 struct Row<T> {
     key: Key,
-    state: KeyState<Arc<Flight<T>>>,
+    state: State<T>,
 }
 
 /// A table of flights. Cheap to clone.
@@ -227,20 +232,66 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         Boarding::Leads(Leader { flight: flight.clone() }, Waiter { flight, deadline, number: None })
     }
 
-    /// Detaches what is under way for `key`, runs `overtake`, and lets no flight of the key land or begin meanwhile.
-    pub fn overtake<R>(&self, key: &Key, overtake: impl FnOnce() -> R) -> R {
+    /// Detaches what is under way for `key`, runs `overtake`, and lets no flight of the key land or begin meanwhile: a write that
+    /// takes one step. `None`, and nothing was done, while somebody else writes it: who wants to has to [queue](Self::write).
+    pub fn overtake<R>(&self, key: &Key, overtake: impl FnOnce() -> R) -> Option<R> {
         let hash = self.0.hash(key);
         let mut keys = self.0.shard(hash).lock();
         if let Some(row) = keys.find_mut(hash, |row| row.key == *key) {
+            if row.state.is_guarded() {
+                return None;
+            }
             row.state.detach();
         }
-        overtake()
+        Some(overtake())
+    }
+
+    /// Comes to write `key`: detaches what is under way, and lets nothing begin or be installed until it has ended. `None`: too
+    /// many write it already.
+    #[must_use]
+    pub fn write(&self, key: &Key) -> Option<Writer<T>> {
+        let hash = self.0.hash(key);
+        let mut keys = self.0.shard(hash).lock();
+        let row = keys.entry(hash, |row| row.key == *key, |row| self.0.hash(&row.key));
+        let row = row.or_insert_with(|| Row { key: key.clone(), state: KeyState::new() }).into_mut();
+        let id = FlightId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        let (tell, told) = oneshot::channel();
+        let has_turn = row.state.queue(id, tell)?;
+        let turn = if has_turn { None } else { Some(told) };
+        Some(Writer { table: self.0.clone(), key: key.clone(), hash, id, turn })
+    }
+
+    /// Whether somebody writes `key`.
+    #[must_use]
+    pub fn is_guarded(&self, key: &Key) -> bool {
+        let hash = self.0.hash(key);
+        self.0.shard(hash).lock().find(hash, |row| row.key == *key).is_some_and(|row| row.state.is_guarded())
+    }
+
+    /// Runs `work` while no flight of `key` lands or begins and nobody writes it. `None`, and nothing was done, while somebody
+    /// does.
+    pub fn unless_guarded<R>(&self, key: &Key, work: impl FnOnce() -> R) -> Option<R> {
+        let hash = self.0.hash(key);
+        let keys = self.0.shard(hash).lock();
+        let is_guarded = keys.find(hash, |row| row.key == *key).is_some_and(|row| row.state.is_guarded());
+        (!is_guarded).then(work)
     }
 
     /// Runs `work` while no flight of `key` lands or begins and nothing [overtakes](Self::overtake) it.
     pub fn hold<R>(&self, key: &Key, work: impl FnOnce() -> R) -> R {
         let _keys = self.0.shard(self.0.hash(key)).lock();
         work()
+    }
+
+    /// The keys of those that `chosen` picks whose writers do what [can't be undone](Writer::goes_out).
+    pub fn written_outside(&self, chosen: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let mut written = Vec::new();
+        for shard in &self.0.shards {
+            let keys = shard.lock();
+            let outside = keys.iter().filter(|row| row.state.is_outside() && chosen(&row.key));
+            written.extend(outside.map(|row| row.key.clone()));
+        }
+        written
     }
 
     /// Detaches the flights of every key that `chosen` picks.
@@ -330,7 +381,7 @@ impl<T> Flight<T> {
     }
 
     /// What the table knows of the key.
-    fn state<'a>(&self, keys: &'a mut Keys<T>) -> Option<&'a mut KeyState<Arc<Self>>> {
+    fn state<'a>(&self, keys: &'a mut Keys<T>) -> Option<&'a mut State<T>> {
         keys.find_mut(self.hash, |row| row.key == self.key).map(|row| &mut row.state)
     }
 
@@ -512,6 +563,89 @@ impl<T: Clone> Drop for Leader<T> {
         // After a landing there is nothing left to end.
         if self.flight.end.lock().result.is_none() {
             self.flight.land(|_| None);
+        }
+    }
+}
+
+/// A place in a key's queue of writers. While it is there the key is guarded; dropped, it leaves the queue.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::{Key, flight::{Boarding, Flights}};
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), larder_core::Error> {
+/// let flights: Flights<&str> = Flights::new();
+/// let key = Key::new("k")?;
+/// let mut writer = flights.write(&key).expect("nobody else writes");
+/// writer.turn().await;
+/// // Who comes meanwhile waits, so that it can't bring what the write is about to replace.
+/// let deadline = Instant::now() + Duration::from_secs(1);
+/// let Boarding::Leads(leader, waiter) = flights.board(&key, deadline) else { unreachable!() };
+/// assert!(!leader.is_cleared());
+/// writer.end(|| ());
+/// assert!(leader.is_cleared());
+/// # drop(waiter);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Writer<T> {
+    table: Arc<Table<T>>,
+    key: Key,
+    hash: u64,
+    id: FlightId,
+    /// `None`: it has its turn.
+    turn: Option<oneshot::Receiver<()>>,
+}
+
+impl<T> Writer<T> {
+    /// Waits for its turn: those who came before have ended.
+    pub async fn turn(&mut self) {
+        if let Some(turn) = &mut self.turn {
+            // The sender is in the table until this one has its turn or goes.
+            drop(turn.await);
+            self.turn = None;
+        }
+    }
+
+    /// Says that it does from here on what can't be undone, if `may` agrees, which is asked in one step with that. Whether it
+    /// does.
+    pub fn goes_out(&self, may: impl FnOnce() -> bool) -> bool {
+        let mut keys = self.table.shard(self.hash).lock();
+        if !may() {
+            return false;
+        }
+        if let Some(row) = keys.find_mut(self.hash, |row| row.key == self.key) {
+            row.state.goes_out(self.id);
+        }
+        true
+    }
+
+    /// Ends the write: runs `work` while nothing of the key lands or begins, and leaves the queue.
+    pub fn end<R>(self, work: impl FnOnce() -> R) -> R {
+        let _keys = self.table.shard(self.hash).lock();
+        work()
+        // The lock goes first, then the place in the queue.
+    }
+}
+
+impl<T> Drop for Writer<T> {
+    fn drop(&mut self) {
+        let mut keys = self.table.shard(self.hash).lock();
+        let Ok(mut row) = keys.find_entry(self.hash, |row| row.key == self.key) else { return };
+        let (next, begins) = row.get_mut().state.write_ends(self.id);
+        for flight in begins {
+            flight.is_cleared.store(true, Ordering::Release);
+            flight.leader.wake();
+        }
+        if row.get().state.is_empty() {
+            row.remove();
+        }
+        drop(keys);
+        if let Some(next) = next {
+            // Who has gone meanwhile passes the turn on as it goes.
+            let _gone = next.send(());
         }
     }
 }

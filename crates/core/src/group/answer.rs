@@ -106,7 +106,7 @@ impl Answer {
         Cow::Borrowed(match (self.outcome, &self.value) {
             (Outcome::Hit(_), None) => "larder; hit; detail=negative",
             (Outcome::Hit(Tier::Main), Some(_)) => "larder; hit",
-            (Outcome::Hit(Tier::Hot), Some(_)) => "larder; hit; detail=hot",
+            (Outcome::Hit(Tier::Hot | Tier::StandIn), Some(_)) => "larder; hit; detail=hot",
             (Outcome::Stale { by }, _) => {
                 // Rounded up: what is stale by half a second is not fresh.
                 let seconds = by.as_secs() + u64::from(by.subsec_nanos() > 0);

@@ -12,6 +12,7 @@ use crate::{
     peer::{AskedAs, Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerMeta, waiting},
     placement::Slot,
     stats::Source,
+    store::{Inserted, Meta, Tier},
     view::Place,
 };
 
@@ -38,7 +39,8 @@ impl Group {
         match self.0.node.owner_place(slot, leader.key().as_bytes()) {
             Place::At(owner) if leader.is_cleared() => {
                 let question = self.question(leader.key(), AskedAs::Owner, deadline);
-                owner.ask(FirstAsk { question, group: self.clone(), slot, leader: Some(leader) });
+                let (group, sent) = (self.clone(), Moment::default());
+                owner.ask(FirstAsk { question, group, slot, sent, leader: Some(leader) });
             }
             _ => drop(tokio::spawn(self.clone().ask(leader, slot, None))),
         }
@@ -152,7 +154,18 @@ impl Group {
         Fetched { value, version, load_start, fresh_until, source: Source::Peer, stored: false }
     }
 
-    fn failed(&self, error: Error) -> Landing {
+    /// Keeps a copy until its lease or its ttl ends. Only what was asked for and nothing has overtaken since is kept (rule G6): whoever
+    /// calls is about to land the question's flight, and nobody can have [revoked](Self::revoked) the lease in between.
+    fn keep_copy(&self, key: &Key, slot: Slot, lease_ends: Moment, fetched: Fetched) -> Fetched {
+        let Fetched { value, version: Some(version), load_start, fresh_until, .. } = &fetched else { return fetched };
+        let fresh_until = lease_ends.min(*fresh_until);
+        let (load_start, keep_until) = (*load_start, fresh_until);
+        let meta = Meta { slot, tier: Tier::Hot, version: *version, load_start, fresh_until, keep_until };
+        let stored = matches!(self.0.store.insert(key.as_bytes(), value.clone(), meta), Inserted::Stored);
+        Fetched { stored, ..fetched }
+    }
+
+    pub(super) fn failed(&self, error: Error) -> Landing {
         self.count_failure(&error);
         Landing::Failed(error)
     }
@@ -188,6 +201,8 @@ struct FirstAsk {
     question: PeerGet,
     group: Group,
     slot: Slot,
+    /// When it left: a lease counts from then.
+    sent: Moment,
     /// `None` once it has landed.
     leader: Option<Leader<Landing>>,
 }
@@ -198,16 +213,24 @@ impl Asker for FirstAsk {
     }
 
     fn leaves(&mut self) -> Leave {
+        self.sent = self.group.now();
         self.leader.as_ref().map_or(Leave::Not, |leader| leave(leader.seal()))
     }
 
     fn answered(&mut self, answer: Asked) {
-        let Self { group, slot, leader, .. } = self;
+        let Self { group, slot, sent, leader, .. } = self;
         let Some(leader) = leader.take() else { return };
         let asked = match answer {
-            Ok(PeerAnswer::Found { value, meta, lease: _ }) => {
+            Ok(PeerAnswer::Found { value, meta, lease }) => {
                 let fetched = group.found(value, meta);
-                return leader.land(|_| Landing::Fetched(fetched));
+                let key = leader.key().clone();
+                return leader.land(|attached| {
+                    let lease = lease.filter(|_| attached);
+                    Landing::Fetched(match lease {
+                        Some(lease) => group.keep_copy(&key, *slot, *sent + lease, fetched),
+                        None => fetched,
+                    })
+                });
             }
             Err(PeerError::Answered(error)) => return leader.land(|_| Landing::Failed(error)),
             other => other,

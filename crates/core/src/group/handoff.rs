@@ -6,13 +6,13 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Fetched, Group, Inner, unreachable};
 use crate::{
     Error, Key, Moment, Value, Version,
     claim::{PUSH_VALUE_LEN_MAX, Phase, PushedEntry},
-    peer::{AskedAs, PeerAnswer, PeerMeta},
+    peer::{AskedAs, PeerAnswer, PeerError, PeerMeta},
     placement::{Slot, SlotSet},
     stats::{Direction, Source},
     store::{Hottest, Meta, Tier},
@@ -21,6 +21,12 @@ use crate::{
 
 /// How long a miss waits for the node that had the slot before: it has only to look.
 const PEEK_WAIT: Duration = Duration::from_millis(50);
+
+/// The same in a group without an origin, where nobody else has the value: long enough for a link to be made anew.
+const ONLY_PEEK_WAIT: Duration = Duration::from_secs(1);
+
+/// The pause before that node is asked again.
+const PEEK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The most tombstones of a group. Beyond it, slots in which more is written take nothing more from who had them before. A key
 /// of 40 bytes takes about a hundred: 7 MB.
@@ -36,6 +42,8 @@ pub(super) enum Peeked {
     Closed,
     Found(Handed),
     NotHeld,
+    /// It can't be reached, or is gone.
+    Unreached,
     /// It did not answer in time.
     Unknown,
 }
@@ -103,12 +111,12 @@ impl Group {
             }
             is_open = true;
             let handed = Handed { value, meta, told };
-            let is_stored = loads.hold(&key, || {
+            let is_stored = loads.unless_guarded(&key, || {
                 // It may have been written, or gone on to another, while this came to its turn.
                 let takes = node.phase(slot, key.as_bytes()) == Phase::Acts && !self.0.tombstones.has(&key);
                 takes && self.install(&key, slot, &handed)
             });
-            if is_stored {
+            if is_stored == Some(true) {
                 stats.handoffs.of(Direction::In).add(1);
             }
         }
@@ -131,8 +139,22 @@ impl Group {
         }
     }
 
-    /// Asks the node that had the slot before.
+    /// Asks the node that had the slot before. Where nobody else has the value, a broken link is no answer yet.
     pub(super) async fn peek_before(&self, key: &Key, slot: Slot) -> Peeked {
+        if self.has_origin() {
+            return self.peek_once(key, slot, Instant::now() + PEEK_WAIT).await;
+        }
+        let until = Instant::now() + ONLY_PEEK_WAIT;
+        loop {
+            let peeked = self.peek_once(key, slot, until).await;
+            if !matches!(peeked, Peeked::Unreached) || Instant::now() + PEEK_PAUSE >= until {
+                return peeked;
+            }
+            sleep(PEEK_PAUSE).await;
+        }
+    }
+
+    async fn peek_once(&self, key: &Key, slot: Slot, deadline: Instant) -> Peeked {
         let Inner { node, tombstones, .. } = &*self.0;
         let told = self.now();
         let Some((before, term)) = node.tenure().before(slot, told) else { return Peeked::Closed };
@@ -140,11 +162,12 @@ impl Group {
             return Peeked::Closed;
         }
         // One that has left has nothing any more.
-        let Some(peer) = node.view().peer(&before).cloned() else { return Peeked::Unknown };
-        let question = self.question(key, AskedAs::Before(term), Instant::now() + PEEK_WAIT);
+        let Some(peer) = node.view().peer(&before).cloned() else { return Peeked::Unreached };
+        let question = self.question(key, AskedAs::Before(term), deadline);
         match peer.get(question).await {
             Ok(PeerAnswer::Found { value, meta: Some(meta), .. }) => Peeked::Found(Handed { value, meta, told }),
             Ok(PeerAnswer::NotHeld) => Peeked::NotHeld,
+            Err(PeerError::Unreachable { .. }) => Peeked::Unreached,
             Ok(_) | Err(_) => Peeked::Unknown,
         }
     }
@@ -160,7 +183,7 @@ impl Group {
                 self.0.loads.hold(key, || !self.0.tombstones.has(key) && self.install(key, slot, &handed));
                 Ok(())
             }
-            Peeked::Unknown => Err(unreachable(
+            Peeked::Unreached | Peeked::Unknown => Err(unreachable(
                 "the node that had the key before can't be asked, so that the condition can't be judged: nothing was written",
             )),
         }

@@ -9,6 +9,7 @@ use super::{
     Boarded, Fetched, Group, Landing, boarded,
     handoff::{Handed, Peeked},
     origin::Brought,
+    unreachable,
 };
 use crate::{
     Error, Key, Moment, Value,
@@ -96,11 +97,16 @@ impl Group {
             if let Some(landing) = self.ready(&key, slot, role, older) {
                 return Brings::Landing(landing);
             }
-            if role == Role::Owner
-                && older.is_none()
-                && let Peeked::Found(handed) = self.peek_before(&key, slot).await
-            {
-                return Brings::Handed(handed);
+            if role == Role::Owner && older.is_none() {
+                match self.peek_before(&key, slot).await {
+                    Peeked::Found(handed) => return Brings::Handed(handed),
+                    // What may be elsewhere is not "not found".
+                    Peeked::Unknown if !self.has_origin() => {
+                        let message = "the node that had the key before takes too long to say what it has: try again";
+                        return Brings::Landing(self.failed(unreachable(message)));
+                    }
+                    Peeked::Closed | Peeked::NotHeld | Peeked::Unreached | Peeked::Unknown => {}
+                }
             }
             if !self.has_origin() {
                 return Brings::Landing(Landing::Fetched(self.nothing_fetched()));
@@ -127,7 +133,7 @@ impl Group {
         Fetched { value, version, load_start, fresh_until, source: Source::Origin, stored: false }
     }
 
-    async fn ask_origin(&self, key: &Key) -> Result<Brought, Error> {
+    pub(super) async fn ask_origin(&self, key: &Key) -> Result<Brought, Error> {
         let Some(origin) = &self.0.origin else { return Ok(Brought { value: None, ttl: None }) };
         origin
             .load(key.clone(), self.previous(key), &self.config(), self.0.node.clock(), &self.0.stats.origin_load)
@@ -204,7 +210,7 @@ impl Group {
         }
         let tier = match role {
             Role::Owner => Tier::Main,
-            Role::StandIn => Tier::Hot,
+            Role::StandIn => Tier::StandIn,
             Role::Other => return None,
         };
         let hit = self.0.store.peek(key.as_bytes(), now)?;
@@ -257,11 +263,14 @@ impl Group {
         let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta().version);
         let ttl = self.ttl(role, value.is_some(), ttl);
         let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
-        let keep = attached && role != Role::Other && ttl != Some(Duration::ZERO);
+        let keep = attached
+            && role != Role::Other
+            && ttl != Some(Duration::ZERO)
+            && self.0.unsettled.is_settled(key, || self.now());
         let stored = keep && {
             let is_shown_stale = value.is_some() && role == Role::Owner;
             let window = if is_shown_stale { self.0.settings.get().stale_window() } else { Duration::ZERO };
-            let tier = if role == Role::Owner { Tier::Main } else { Tier::Hot };
+            let tier = if role == Role::Owner { Tier::Main } else { Tier::StandIn };
             let keep_until = fresh_until + window;
             let meta = Meta { slot, tier, version, load_start: start.reading, fresh_until, keep_until };
             matches!(self.0.store.insert(key.as_bytes(), value.clone(), meta), Inserted::Stored)

@@ -2,33 +2,51 @@
 //!
 //! The read path starts at [`Group::get`]: the node's own store, else a flight. The flight of a key that this node owns goes
 //! to the origin (`load.rs`), that of another node's key to its owner (`ask.rs`). What other nodes ask comes in through
-//! [`Group::serve`] (`serve.rs`), which never asks a third node but for one exception told there. Writes are in
-//! `write.rs`.
+//! [`Group::serve`] (`serve.rs`), which never asks a third node but for one exception told there. Writes begin in
+//! `write.rs`, and the key's owner carries them out (`carry_out.rs`). What marks make void, tags and whole groups, is in
+//! `marks.rs`.
 
 mod answer;
 mod ask;
+mod carry_out;
 mod config;
+mod demand;
 mod handoff;
+mod inherited;
+mod leases;
 mod limit;
 mod load;
+mod marks;
 mod origin;
+mod remembered;
 mod serve;
 mod settings;
+mod unsettled;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 pub use answer::{Answer, Outcome};
 pub use config::{GroupConfig, HOT_LEASE_MAX};
+pub use marks::MARKS_AT_ONCE_MAX;
+pub use write::WriteOptions;
 
 use self::{
     answer::Fetched,
+    demand::Demand,
     handoff::Tombstones,
+    inherited::Inherited,
+    leases::Leases,
     load::{Led, Role},
     origin::Origin,
+    remembered::Memory,
     settings::Settings,
+    unsettled::Unsettled,
 };
 use crate::{
     Error, ErrorKind, Key, Loader, Moment, Node,
@@ -72,6 +90,15 @@ struct Inner {
     asks: Flights<Landing>,
     stats: GroupStats,
     tombstones: Tombstones,
+    /// How often other nodes ask for keys of this one, and what copies they may keep for it.
+    demand: Demand,
+    leases: Leases,
+    /// Keys that a former owner is still writing.
+    inherited: Inherited,
+    unsettled: Unsettled,
+    memory: Memory,
+    /// Whether the marks of the members that there were at its start are known.
+    knows_marks: AtomicBool,
 }
 
 /// How a flight ends.
@@ -96,18 +123,37 @@ enum Begun {
 }
 
 impl Group {
-    pub(crate) fn new(node: Node, name: Arc<str>, config: GroupConfig, loader: Option<Arc<dyn Loader>>) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        name: Arc<str>,
+        config: GroupConfig,
+        loader: Option<Arc<dyn Loader>>,
+        writes: Option<Arc<dyn crate::Store>>,
+    ) -> Self {
         let store = Store::new(StoreConfig {
             capacity_bytes: config.capacity_bytes,
             policy: config.policy,
             shards: None,
             hash_seed: node.chance(|chance| chance.u64(..)),
         });
-        let origin = loader.map(|loader| Origin::new(loader, &config, node.view().members().len()));
-        let settings = Settings::new(config);
-        let (loads, asks, stats) = (Flights::new(), Flights::new(), GroupStats::default());
-        let tombstones = Tombstones::default();
-        Self(Arc::new(Inner { name, settings, node, store, origin, loads, asks, stats, tombstones }))
+        let origin = loader.map(|loader| Origin::new(loader, writes, &config, node.view().members().len()));
+        Self(Arc::new(Inner {
+            name,
+            settings: Settings::new(config),
+            node,
+            store,
+            origin,
+            loads: Flights::new(),
+            asks: Flights::new(),
+            stats: GroupStats::default(),
+            tombstones: Tombstones::default(),
+            demand: Demand::default(),
+            leases: Leases::default(),
+            inherited: Inherited::default(),
+            unsettled: Unsettled::default(),
+            memory: Memory::default(),
+            knows_marks: AtomicBool::new(false),
+        }))
     }
 
     /// Its name.
@@ -154,6 +200,12 @@ impl Group {
     #[must_use]
     pub fn has_origin(&self) -> bool {
         self.0.origin.is_some()
+    }
+
+    /// Whether what is put or deleted is written to the origin.
+    #[must_use]
+    pub fn writes_through(&self) -> bool {
+        self.0.origin.as_ref().is_some_and(Origin::takes_writes)
     }
 
     /// What it counts.
@@ -290,9 +342,12 @@ impl Group {
     #[inline]
     fn judge(&self, key: &[u8], hit: Hit, now: Moment) -> Option<Answer> {
         let settings = &self.0.settings;
-        // A copy that was kept as the stand-in answers only for the owner that can't be reached.
-        if hit.meta().tier != Tier::Main || !self.counts(key, &hit.meta()) {
-            return None;
+        match hit.meta().tier {
+            Tier::Main if self.counts(key, &hit.meta()) => {}
+            // The owner has it dropped before it acknowledges a write.
+            Tier::Hot if now < hit.meta().fresh_until => return Some(Answer::from_store(hit, now)),
+            // A copy that was kept as the stand-in answers only for the owner that can't be reached.
+            Tier::Main | Tier::Hot | Tier::StandIn => return None,
         }
         if now < hit.meta().fresh_until {
             if settings.refreshes_ahead() && self.is_due(&hit, now) {

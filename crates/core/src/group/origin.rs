@@ -1,4 +1,4 @@
-//! [`Origin`]: a group's loader, with what every load of it is subject to: the limit on how many are under way,
+//! [`Origin`]: a group's loader and store, with what every request to them is subject to: the limit on how many are under way,
 //! `hard_timeout`, the longest value, and that a panic is a failure.
 
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -6,14 +6,19 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{GroupConfig, limit::Limit};
+use super::{
+    GroupConfig,
+    limit::{Limit, Permit},
+};
 use crate::{
-    Clock, Error, ErrorKind, Found, Key, LoadError, LoadRequest, Loaded, Loader, Value,
+    Clock, Error, ErrorKind, Found, Key, LoadError, LoadRequest, Loaded, Loader, Store, Update, UpdateError, Value,
     stats::{OriginStats, RequestResult},
 };
 
 pub(super) struct Origin {
     loader: Arc<dyn Loader>,
+    /// Where writes go, if they do.
+    store: Option<Arc<dyn Store>>,
     limit: Limit,
 }
 
@@ -26,8 +31,50 @@ pub(super) struct Brought {
 }
 
 impl Origin {
-    pub(super) fn new(loader: Arc<dyn Loader>, config: &GroupConfig, member_count: usize) -> Self {
-        Self { loader, limit: Limit::new(in_flight_max(config, member_count)) }
+    pub(super) fn new(
+        loader: Arc<dyn Loader>,
+        store: Option<Arc<dyn Store>>,
+        config: &GroupConfig,
+        member_count: usize,
+    ) -> Self {
+        Self { loader, store, limit: Limit::new(in_flight_max(config, member_count)) }
+    }
+
+    /// Whether it takes writes.
+    pub(super) fn takes_writes(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Waits for its turn to be asked something, by then.
+    pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit<'_>, Error> {
+        tokio::time::timeout_at(deadline, self.limit.acquire()).await.map_err(|_| busy())
+    }
+
+    /// Makes a change, within its deadline. From here on nobody can tell that nothing was done, unless the origin says so.
+    pub(super) async fn update(
+        &self,
+        update: Update,
+        _permit: Permit<'_>,
+        clock: &dyn Clock,
+        stats: &OriginStats,
+    ) -> Result<(), UpdateError> {
+        let Some(store) = &self.store else { return Err(UpdateError::refused("the origin takes no writes")) };
+        let (start, deadline) = (clock.now(), update.deadline);
+        let updating = AssertUnwindSafe(async { store.update(update).await }).catch_unwind();
+        let (result, label) = match tokio::time::timeout_at(deadline, updating).await {
+            Ok(Ok(Ok(()))) => (Ok(()), RequestResult::Ok),
+            Ok(Ok(Err(error))) => (Err(error), RequestResult::Error),
+            Ok(Err(_panic)) => {
+                (Err(UpdateError::unknown("the store panicked: see the node's standard error")), RequestResult::Error)
+            }
+            Err(_late) => (
+                Err(UpdateError::Unknown(Error::timed_out("the origin was written").into())),
+                RequestResult::Timeout,
+            ),
+        };
+        stats.duration.observe(clock.now().since(start));
+        stats.results.of(label).add(1);
+        result
     }
 
     pub(super) fn batch_len_max(&self) -> usize {
@@ -91,10 +138,7 @@ impl Origin {
         F: Future<Output = Result<T, LoadError>>,
     {
         let hard_timeout = config.hard_timeout;
-        let Ok(_permit) = tokio::time::timeout(hard_timeout, self.limit.acquire()).await else {
-            let message = "the origin is busy with other keys: raise origin_concurrency or ask for less at once";
-            return Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1)));
-        };
+        let _permit = self.permit(Instant::now() + hard_timeout).await?;
         let start = clock.now();
         // A loader may panic before its first await, too.
         let loading = AssertUnwindSafe(async { call(Instant::now() + hard_timeout).await }).catch_unwind();
@@ -110,6 +154,11 @@ impl Origin {
         stats.results.of(label).add(1);
         result
     }
+}
+
+fn busy() -> Error {
+    let message = "the origin is busy with other keys: raise origin_concurrency or ask for less at once";
+    Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1))
 }
 
 /// How many requests a node of so many may have under way: its share of the cluster's budget, if there is one.
@@ -145,7 +194,7 @@ fn checked(loaded: Loaded, previous: Option<Value>, config: &GroupConfig) -> Res
     Ok(Brought { value, ttl: loaded.ttl })
 }
 
-fn into_error(error: LoadError) -> Error {
+pub(super) fn into_error(error: LoadError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
         Err(other) => Error::origin(other),

@@ -1,16 +1,18 @@
 //! What other nodes ask of this one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Boarded, Group, ROUTE_TRIES_MAX, boarded, load::Led, load::Role, unsettled};
+use super::{Boarded, Group, Inner, ROUTE_TRIES_MAX, boarded, load::Led, load::Role, unsettled};
 use crate::{
-    Error, Key, Members,
+    Error, Key, Members, Moment,
+    claim::Phase,
     link::Peer,
-    peer::{AskedAs, PeerAnswer, PeerError, PeerQuestion, Reply},
+    peer::{AskedAs, PeerAnswer, PeerError, PeerMeta, PeerQuestion, Reply},
     placement::Slot,
     stats::Protocol,
+    store::{HOT_SHARE, Tier},
     view::Place,
 };
 
@@ -25,9 +27,12 @@ impl Group {
         let (now, wall_ms) = (self.now(), self.0.node.clock().wall_ms());
         let mut found = Vec::with_capacity(keys.len());
         self.0.store.get_many(&keys, now, |index, hit| {
+            // A copy is for this node's own callers.
+            let hit = hit.filter(|hit| hit.meta().tier == Tier::Main);
             let answer = hit.and_then(|hit| self.judge(keys[index], hit, now));
             found.push(answer.map(|answer| answer.for_peer(wall_ms)));
         });
+        self.lend(&questions, &mut found, now);
         let mut batch = Vec::new();
         let replies = questions.into_iter().zip(found).map(|(question, found)| match found {
             Some(answer) => Reply::Now(Ok(answer)),
@@ -49,6 +54,54 @@ impl Group {
             Some(Reply::Later(answer)) => answer.await,
             None => Err(unsettled()),
         }
+    }
+
+    /// Lends those who ask copies of what is hot (rule L1).
+    fn lend(&self, questions: &[PeerQuestion], found: &mut [Option<PeerAnswer>], now: Moment) {
+        let Inner { node, settings, demand, leases, .. } = &*self.0;
+        let (hot_lease, capacity_bytes) = {
+            let config = settings.get();
+            (config.hot_lease, config.capacity_bytes)
+        };
+        if hot_lease.is_zero() {
+            return;
+        }
+        let others = node.view().members().len().saturating_sub(1);
+        // Each of the others has an eighth for copies, of what all its others own.
+        demand.step(now, hot_lease, || (leases.len(now, hot_lease), capacity_bytes / HOT_SHARE));
+        for (question, found) in questions.iter().zip(found) {
+            let PeerQuestion { asker: Some(asker), key, asked_as: AskedAs::Owner, .. } = question else { continue };
+            let asked = demand.asked(key.as_bytes());
+            if let Some(PeerAnswer::Found { value, meta: Some(meta), lease }) = found
+                && demand.is_hot(asked, others)
+            {
+                *lease = self.grant(asker, &key.clone().detached(), value.as_ref().map_or(0, |value| value.len()), meta, now);
+            }
+        }
+    }
+
+    /// Grants a lease on what is about to be answered, if that is still what there is.
+    fn grant(&self, asker: &Arc<str>, key: &Key, value_len: usize, meta: &PeerMeta, now: Moment) -> Option<Duration> {
+        let Inner { node, settings, leases, store, loads, stats, .. } = &*self.0;
+        let hot_lease = settings.get().hot_lease;
+        let lease = meta.ttl_left.map_or(hot_lease, |left| left.min(hot_lease));
+        if lease.is_zero() {
+            return None;
+        }
+        let slot = Slot::of(self.name(), key.as_bytes());
+        let is_granted = loads.unless_guarded(key, || {
+            // A write may have been done since this was looked up.
+            let is_present = store.peek(key.as_bytes(), now).is_some_and(|hit| hit.meta().version == meta.version);
+            // Either this sees that the slot was claimed, or who claims it is told of the lease.
+            let acts = || node.phase(slot, key.as_bytes()) == Phase::Acts;
+            let len = (key.as_bytes().len() + value_len) as u64;
+            is_present && leases.grant(key, asker, (now, now + lease), node.departures(), len, acts)
+        });
+        if is_granted != Some(true) {
+            return None;
+        }
+        stats.leases.add(1);
+        Some(lease)
     }
 
     /// Begins to answer a question that the store had no answer for. A load that is to be led goes into `batch`.

@@ -159,7 +159,7 @@ impl GetOutcome {
             Err(_) => Self::Error,
             Ok(answer) => match answer.outcome {
                 Outcome::Hit(Tier::Main) => Self::Hit,
-                Outcome::Hit(Tier::Hot) => Self::Hot,
+                Outcome::Hit(Tier::Hot | Tier::StandIn) => Self::Hot,
                 Outcome::Stale { .. } => Self::Stale,
                 Outcome::Miss { .. } => Self::Miss,
             },
@@ -229,6 +229,10 @@ pub struct GroupStats {
     pub origin_load: OriginStats,
     /// Loads of several keys at once at the origin.
     pub origin_load_many: OriginStats,
+    /// Writes to the origin.
+    pub origin_write: OriginStats,
+    /// Leases that were granted to other nodes, on copies of what this node owns.
+    pub leases: Counter,
 }
 
 impl GroupStats {
@@ -236,7 +240,7 @@ impl GroupStats {
     pub(crate) fn hits(&self, tier: Tier) -> &Striped {
         match tier {
             Tier::Main => &self.hits_main,
-            Tier::Hot => &self.hits_hot,
+            Tier::Hot | Tier::StandIn => &self.hits_hot,
         }
     }
 

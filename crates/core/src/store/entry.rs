@@ -64,6 +64,7 @@ const TAGGED: u16 = 1 << 15;
 const PARTS: u16 = ABOUT | KEPT_STALE | LOAD_APART | TAGGED;
 const SLOT_MASK: u16 = SLOT_COUNT - 1;
 const HOT: u16 = 1 << 15;
+const STAND_IN: u16 = 1 << 14;
 
 /// The size of an optional word; tags take several.
 const WORD: usize = 8;
@@ -87,7 +88,7 @@ pub(super) struct Header {
 const _: () = {
     assert!(size_of::<Header>() == 40 && align_of::<Header>() <= WORD);
     assert!(size_of::<Arc<About>>() <= WORD && size_of::<Tags>() == 4 * WORD && align_of::<Tags>() <= WORD);
-    assert!(KEY_LEN_MAX <= KEY_LEN_MASK as usize && SLOT_COUNT.is_power_of_two() && SLOT_MASK & HOT == 0);
+    assert!(KEY_LEN_MAX <= KEY_LEN_MASK as usize && SLOT_COUNT.is_power_of_two() && SLOT_MASK & (HOT | STAND_IN) == 0);
 };
 
 impl Header {
@@ -173,9 +174,10 @@ unsafe impl Sync for Entry {}
 
 impl Entry {
     /// An entry with one reference; `None` if the key or the value is longer than any store takes.
-    pub(super) fn new(key: &[u8], value: Option<&Value>, meta: &Meta, tags: &Tags) -> Option<Self> {
-        let bytes = value.map_or(&[][..], |value| value);
-        let about = value.and_then(Value::about);
+    pub(super) fn new(key: &[u8], value: Option<&Value>, meta: &Meta) -> Option<Self> {
+        let (bytes, tags) = (value.map_or(&[][..], |value| value), value.map_or(Tags::NONE, Value::tags));
+        // Tags have a place of their own.
+        let about = value.and_then(Value::about).filter(|about| about.is_beyond_tags());
         let value_len = u32::try_from(bytes.len()).ok()?;
         if key.len() > KEY_LEN_MAX {
             return None;
@@ -191,7 +193,12 @@ impl Entry {
             incarnation: meta.version.incarnation(),
             load_before: load_before.unwrap_or_default(),
             value_len,
-            slot: meta.slot.number() | flag(meta.tier == Tier::Hot, HOT),
+            slot: meta.slot.number()
+                | match meta.tier {
+                    Tier::Main => 0,
+                    Tier::Hot => HOT,
+                    Tier::StandIn => STAND_IN,
+                },
             key: key.len() as u16
                 | flag(value.is_none(), NOTHING)
                 | flag(about.is_some(), ABOUT)
@@ -216,7 +223,7 @@ impl Entry {
                 parts.add(header.offset(LOAD_APART)).cast::<u64>().write(meta.load_start.to_bits());
             }
             if header.has(TAGGED) {
-                parts.add(header.offset(TAGGED)).cast::<Tags>().write(*tags);
+                parts.add(header.offset(TAGGED)).cast::<Tags>().write(tags);
             }
             let start = parts.add(header.offset(0));
             ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
@@ -316,7 +323,7 @@ impl Entry {
     }
 
     #[inline]
-    pub(super) fn tags(&self) -> Option<&Tags> {
+    pub(crate) fn tags(&self) -> Option<&Tags> {
         if self.header().has(TAGGED) { self.part(TAGGED) } else { None }
     }
 
@@ -327,7 +334,11 @@ impl Entry {
 
     #[inline]
     pub(super) fn tier(&self) -> Tier {
-        if self.header().slot & HOT != 0 { Tier::Hot } else { Tier::Main }
+        match self.header().slot & (HOT | STAND_IN) {
+            0 => Tier::Main,
+            STAND_IN => Tier::StandIn,
+            _ => Tier::Hot,
+        }
     }
 
     #[inline]
@@ -502,8 +513,8 @@ mod tests {
     fn tags_come_back() {
         let tags: Tags = (0..7).map(|n| Tag::of(&[n])).collect();
         let stale = Meta { keep_until: Moment::NEVER, ..meta_until(9) };
-        let value = Value::from("v").with_content_type("text/plain");
-        let entry = Entry::new(b"k", Some(&value), &stale, &tags).unwrap();
+        let value = Value::from("v").with_content_type("text/plain").with_tags(tags);
+        let entry = Entry::new(b"k", Some(&value), &stale).unwrap();
         assert_eq!(entry.tags(), Some(&tags));
         assert_eq!(entry.meta(), stale);
         assert_eq!(Value::stored(entry), value);

@@ -3,13 +3,15 @@
 use super::Entry;
 use crate::{Moment, Value, Version, placement::Slot, version::Reading};
 
-/// Which of the two tiers an entry belongs to. Both share one budget of bytes.
+/// What a node is to an entry. All share one budget of bytes; statistics count what it doesn't own together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Tier {
     /// This node owns the key.
     Main,
-    /// A copy of what another node owns, kept because the key is in demand here.
+    /// A copy of what another node owns, kept for as long as that one allows because the key is in demand here.
     Hot,
+    /// What it loaded in the place of an owner that could not be reached, for those who can't reach it either.
+    StandIn,
 }
 
 /// What is known of an entry beside its value.

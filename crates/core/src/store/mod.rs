@@ -86,6 +86,10 @@ const SHARDS_PER_CORE: usize = 16;
 /// little to choose well.
 const SHARD_BYTES_MIN: u64 = 1 << 20;
 
+/// Copies of what other nodes own get one part of so many of the capacity. Few keys are worth one, and those are asked for so often
+/// that there is no doubt.
+pub const HOT_SHARE: u64 = 8;
+
 /// Which entries leave when room is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub enum Policy {
@@ -266,10 +270,12 @@ impl Store {
         }
     }
 
-    /// Stores a value, or that there is none (`None`), in place of whatever is there for the key.
+    /// Stores a value, or that there is none (`None`), in place of whatever is there for the key. Once the
+    /// [mark](Self::raise_mark) of one of the value's tags is raised, the entry is void if its load began at or before it. A copy of what another node owns
+    /// ([`Tier::Hot`]) only where copies leave room: they take an eighth of the capacity at most.
     #[expect(clippy::needless_pass_by_value, reason = "a caller hands its value over, whatever the store makes of it")]
     pub fn insert(&self, key: &[u8], value: Option<Value>, meta: Meta) -> Inserted {
-        match self.insert_judged(key, value.as_ref(), &meta, &Tags::NONE, None, |_| true) {
+        match self.insert_judged(key, value.as_ref(), &meta, None, |_| true) {
             Judged::TooLarge => Inserted::TooLarge,
             Judged::Stored | Judged::Refused(_) => Inserted::Stored,
         }
@@ -277,6 +283,7 @@ impl Store {
 
     /// Stores as [`insert`](Self::insert) does if `judge` agrees, who is shown what is kept for the key beyond `now`.
     /// Nothing can come in between: the judge is called under the lock of the key's shard, and must not call the store.
+    #[expect(clippy::needless_pass_by_value, reason = "a caller hands its value over, whatever the store makes of it")]
     pub fn insert_if(
         &self,
         key: &[u8],
@@ -285,22 +292,7 @@ impl Store {
         now: Moment,
         judge: impl FnOnce(Option<&Hit>) -> bool,
     ) -> Judged {
-        self.insert_tagged_if(key, value, meta, Tags::NONE, now, judge)
-    }
-
-    /// Stores as [`insert_if`](Self::insert_if) does, with tags: once a tag's [mark](Self::raise_mark) is raised, the
-    /// entry is void if its load began at or before it.
-    #[expect(clippy::needless_pass_by_value, reason = "a caller hands its value over, whatever the store makes of it")]
-    pub fn insert_tagged_if(
-        &self,
-        key: &[u8],
-        value: Option<Value>,
-        meta: Meta,
-        tags: Tags,
-        now: Moment,
-        judge: impl FnOnce(Option<&Hit>) -> bool,
-    ) -> Judged {
-        self.insert_judged(key, value.as_ref(), &meta, &tags, Some(now), judge)
+        self.insert_judged(key, value.as_ref(), &meta, Some(now), judge)
     }
 
     /// Stores unless a version as late or later is kept for the key beyond `now`.
@@ -313,7 +305,6 @@ impl Store {
         key: &[u8],
         value: Option<&Value>,
         meta: &Meta,
-        tags: &Tags,
         now: Option<Moment>,
         judge: impl FnOnce(Option<&Hit>) -> bool,
     ) -> Judged {
@@ -323,13 +314,17 @@ impl Store {
         // The key's old entry, if there is one, is fetched while the new one is made.
         self.shard(hash).seen_by(&self.readers.enter(self.number(hash))).prefetch_entries(locator);
         // Allocated and copied before the lock is taken.
-        let entry = Entry::new(key, value, meta, tags).map(|entry| (entry.cost(), entry));
+        let entry = Entry::new(key, value, meta).map(|entry| (entry.cost(), entry));
         let entry = entry.filter(|&(cost, _)| cost <= self.budget.capacity());
         let cost = entry.as_ref().map_or(0, |&(cost, _)| cost);
         self.prepare(cost, self.number(hash));
         let mut shard = self.lock_for(hash);
         if cost >= BULKY_COST {
             budget::make_room(&mut shard, cost);
+        }
+        if meta.tier == Tier::Hot && shard.stats().hot.bytes + cost > shard.limit() / HOT_SHARE {
+            shard.remove(locator, key, None);
+            return Judged::TooLarge;
         }
         if let Some(now) = now {
             let present = shard.seen().find(locator, key).filter(|entry| self.reason_to_go(entry, now).is_none());

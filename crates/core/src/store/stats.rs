@@ -112,7 +112,7 @@ impl Index<Tier> for StoreStats {
     fn index(&self, tier: Tier) -> &TierStats {
         match tier {
             Tier::Main => &self.main,
-            Tier::Hot => &self.hot,
+            Tier::Hot | Tier::StandIn => &self.hot,
         }
     }
 }
@@ -121,7 +121,7 @@ impl IndexMut<Tier> for StoreStats {
     fn index_mut(&mut self, tier: Tier) -> &mut TierStats {
         match tier {
             Tier::Main => &mut self.main,
-            Tier::Hot => &mut self.hot,
+            Tier::Hot | Tier::StandIn => &mut self.hot,
         }
     }
 }

@@ -216,9 +216,11 @@ fn agree_on(op: &Op, store: &Store, reference: &mut Reference) {
             }
         }
         Op::InsertTagged(number, len, meta, tags) => {
-            let judged = store.insert_tagged_if(&key(number), value(len), meta, tags, now, |_| true);
-            assert_eq!(judged, Judged::Stored);
-            reference.insert(number, value(len), meta, tags);
+            let tagged = value(len).map(|value| value.with_tags(tags));
+            let inserted = store.insert(&key(number), tagged.clone(), meta);
+            assert_eq!(inserted, Inserted::Stored);
+            let tags = if tagged.is_some() { tags } else { Tags::NONE };
+            reference.insert(number, tagged, meta, tags);
         }
         Op::Remove(number) => {
             let kept = reference.kept(number).is_some();

@@ -1,6 +1,9 @@
 //! [`FakeNetwork`]: a transport in memory that tests can hold up and cut.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -10,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    Error, ErrorKind, Member, PeerClient, PeerService, Transport, Version,
+    Error, ErrorKind, Member, PeerClient, PeerService, Standing, Transport, Version,
     claim::{SlotReply, SlotRequest},
     peer::{Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerQuestion, PeerWrite, SILENCE_MAX},
 };
@@ -36,6 +39,8 @@ use crate::{
 pub struct FakeNetwork {
     nodes: Arc<Mutex<HashMap<Arc<str>, Arc<Node>>>>,
     carries_claims: bool,
+    /// Whose links it makes.
+    me: OnceLock<Arc<str>>,
 }
 
 struct Node {
@@ -102,6 +107,10 @@ impl Transport for FakeNetwork {
         self.carries_claims
     }
 
+    fn introduce(&self, node: Arc<Standing>) {
+        self.me.get_or_init(|| node.name().clone());
+    }
+
     fn link(&self, member: &Member) -> Result<Arc<dyn PeerClient>, Error> {
         Ok(Arc::new(FakeLink { network: self.clone(), address: member.address.clone() }))
     }
@@ -161,7 +170,8 @@ impl PeerClient for FakeLink {
                 let Leave::Until(deadline) = asker.leaves() else {
                     return Err(PeerError::not_sent("nobody waits for the answer any more"));
                 };
-                let question = PeerQuestion { group, key, asked_as, deadline };
+                let asker = self.network.me.get().cloned();
+                let question = PeerQuestion { asker, group, key, asked_as, deadline };
                 match node.service.answer(question).await.map_err(PeerError::Answered)? {
                     PeerAnswer::Found { value: Some(value), .. } if value.len() > value_len_max => {
                         let message = "the value is longer than the group allows";

@@ -13,3 +13,4 @@ pub mod origin;
 pub mod peer;
 pub mod registry;
 pub mod slots;
+pub mod table;

@@ -24,11 +24,13 @@ use super::peer::{
 use crate::{
     Error, ErrorKind, Key, Member, Members, PeerClient, PeerService, Value, Version,
     claim::{
-        ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, SlotCall, SlotReply,
-        SlotRequest, SlotsClaim,
+        Carried, ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, Remembered, SlotCall,
+        SlotReply, SlotRequest, SlotsClaim,
     },
     peer::{AskedAs, PeerAnswer, PeerError, PeerGet, PeerMeta, PeerQuestion, PeerWrite},
     placement::{Slot, SlotSet},
+    store::{Mark, TAG_COUNT, Tag},
+    version::Reading,
 };
 
 /// Makes a test of each behaviour, for the [`Bench`] that the expression makes.
@@ -85,10 +87,14 @@ impl Hears {
         let hears = self.clone();
         Takes(move |request: SlotRequest| {
             let reply = match request.call {
-                SlotCall::Claim(_) => SlotReply::Claimed(Vec::new()),
+                SlotCall::Claim(_) => SlotReply::Claimed(Vec::new(), Carried::default()),
                 SlotCall::Confirm { .. } => SlotReply::Confirmed,
                 SlotCall::Recall => SlotReply::Recalled { member_for: None, slots: SlotSet::default() },
                 SlotCall::Push { .. } => SlotReply::Pushed { wants_more: true },
+                SlotCall::Revoke { .. } => SlotReply::Revoked,
+                SlotCall::Clock => SlotReply::Clock { reading: a_version().reading() },
+                SlotCall::Raise { .. } => SlotReply::Raised { known: Reading::default() },
+                SlotCall::Marks { .. } => SlotReply::Marks { marks: Vec::new() },
             };
             hears.0.lock().push(request);
             ready(Ok(reply))
@@ -118,13 +124,26 @@ fn claim(slots: SlotSet) -> SlotsClaim {
     SlotsClaim { term: a_version(), acted: Version::ZERO, gave_up: None, is_polite: false, slots }
 }
 
+fn some_marks() -> Vec<(Mark, Reading)> {
+    let tags = [0, 7, 4_095].into_iter().filter_map(Tag::new).map(Mark::Tag);
+    std::iter::once(Mark::All).chain(tags).map(|mark| (mark, a_version().reading())).collect()
+}
+
+fn a_key(key: &[u8]) -> Key {
+    Key::copy_from(key).expect("1 to 1024 bytes")
+}
+
 /// One of each kind.
-fn calls() -> [SlotCall; 4] {
+fn calls() -> [SlotCall; 8] {
     [
         SlotCall::Claim(claim(some_of_them())),
         SlotCall::Confirm { term: a_version(), slots: some_of_them() },
         SlotCall::Recall,
         SlotCall::Push { term: a_version(), group: "users".into(), entries: vec![entry("k", Some("v".into()), None)] },
+        SlotCall::Revoke { group: "users".into(), key: a_key(b"k\xff/") },
+        SlotCall::Clock,
+        SlotCall::Raise { group: "users".into(), marks: vec![Mark::All], to: a_version().reading() },
+        SlotCall::Marks { group: "users".into(), marks: some_marks() },
     ]
 }
 
@@ -155,10 +174,21 @@ pub async fn what_is_said_about_slots_arrives_as_it_is(bench: &impl Bench) {
         entry("known again", Some(json.with_validator("\"e-1\"")), Some(Duration::ZERO)),
         entry("empty", Some(Value::from("").with_validator("W/\"\"")), Some(Duration::from_millis(1))),
         entry("not there", None, Some(Duration::from_millis(2_500))),
+        entry("tagged", Some(Value::from("v").with_tags(["de", "shoes"].map(|tag| Tag::of(tag.as_bytes())).into_iter().collect())), None),
     ];
     let pushes =
         [Vec::new(), entries].map(|entries| SlotCall::Push { term: a_version(), group: "users".into(), entries });
-    for call in claims.chain(confirms).chain([SlotCall::Recall]).chain(pushes) {
+    let all: Vec<(Mark, Reading)> = std::iter::once(Mark::All)
+        .chain((0..TAG_COUNT).filter_map(Tag::new).map(Mark::Tag))
+        .map(|mark| (mark, a_version().reading()))
+        .collect();
+    let raise = SlotCall::Raise {
+        group: "users".into(),
+        marks: all.iter().map(|(mark, _)| *mark).collect(),
+        to: a_version().reading(),
+    };
+    let marks = [Vec::new(), all].map(|marks| SlotCall::Marks { group: "users".into(), marks });
+    for call in claims.chain(confirms).chain(pushes).chain([raise]).chain(marks).chain(calls()) {
         say(&link, call.clone()).await.expect("a reply");
         let heard = hears.0.lock().pop().expect("it was said");
         assert_eq!((&*heard.from, heard.incarnation, &heard.call), ("a", 1, &call));
@@ -187,7 +217,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
     let told = Arc::new(Mutex::new(SlotReply::Confirmed));
     let tells = told.clone();
     let (_node, link) = link(bench, Takes(move |_| ready(Ok(tells.lock().clone())))).await;
-    let [claim, confirm, recall, push] = calls();
+    let [claim, confirm, recall, push, revoke, clock, raise, marks] = calls();
     let given_up = GivenUp { until: a_version(), acted: Version::ZERO };
     let says = vec![
         (some_of_them(), ClaimAnswer::Released { had: true }),
@@ -197,17 +227,37 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         (some_of_them(), ClaimAnswer::Elsewhere { at: "c d/ü".into(), given_up }),
     ];
     let many = says.iter().cycle().take(1_000).cloned().collect();
+    let remembered = |came_to| Remembered {
+        group: "users".into(),
+        key: a_key(b"k\xff"),
+        idempotency_key: "0f3a".into(),
+        came_to,
+        age: Duration::from_millis(1_234),
+    };
+    let carried = Carried {
+        leased: some_of_them(),
+        leases_left: Duration::from_millis(999),
+        guards: vec![("users".into(), a_key(b"k")), ("others".into(), a_key(b"\xff"))],
+        remembered: vec![remembered(Some(a_version())), remembered(None)],
+    };
     let recalled = |member_for, slots| SlotReply::Recalled { member_for, slots };
     let replies = [
-        (&claim, SlotReply::Claimed(Vec::new())),
-        (&claim, SlotReply::Claimed(says)),
-        (&claim, SlotReply::Claimed(many)),
+        (&claim, SlotReply::Claimed(Vec::new(), Carried::default())),
+        (&claim, SlotReply::Claimed(says.clone(), Carried::default())),
+        (&claim, SlotReply::Claimed(says, carried)),
+        (&claim, SlotReply::Claimed(many, Carried::default())),
         (&confirm, SlotReply::Confirmed),
         (&recall, recalled(None, SlotSet::default())),
         (&recall, recalled(Some(Duration::ZERO), some_of_them())),
         (&recall, recalled(Some(Duration::from_millis(86_400_001)), Slot::all().collect())),
         (&push, SlotReply::Pushed { wants_more: true }),
         (&push, SlotReply::Pushed { wants_more: false }),
+        (&revoke, SlotReply::Revoked),
+        (&clock, SlotReply::Clock { reading: a_version().reading() }),
+        (&clock, SlotReply::Clock { reading: Reading::default() }),
+        (&raise, SlotReply::Raised { known: a_version().reading() }),
+        (&marks, SlotReply::Marks { marks: Vec::new() }),
+        (&marks, SlotReply::Marks { marks: some_marks() }),
     ];
     for (call, reply) in replies {
         *told.lock() = reply.clone();

@@ -137,6 +137,7 @@ async fn a_stand_in_that_reaches_the_owner_hands_the_question_on() {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     let service = cluster.nodes[stand_in].service(larder_core::stats::Protocol::Grpc);
     let question = larder_core::peer::PeerQuestion {
+        asker: None,
         group: "g".into(),
         key,
         asked_as: larder_core::peer::AskedAs::StandIn,

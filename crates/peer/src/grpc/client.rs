@@ -195,12 +195,12 @@ impl PeerClient for Link {
     /// Who says it has said so when the connection was made.
     fn slots(&self, request: SlotRequest, deadline: Instant) -> BoxFuture<'_, Result<SlotReply, PeerError>> {
         Box::pin(async move {
-            let (group, op) = slots::op(&request.call);
+            let (group, key, op) = slots::op(&request.call);
             if op.encoded_len() > SLOTS_LEN_MAX {
                 let message = format!("what is said about slots takes more than {SLOTS_LEN_MAX} bytes");
                 return Err(PeerError::Answered(Error::new(ErrorKind::TooLarge, message)));
             }
-            let said = Box::new(Said { group, op });
+            let said = Box::new(Said { group, key, op });
             let reply = self.put(deadline, |tell| Ask::Slots(Some(said), tell)).await?;
             if slots::is_reply(&request.call, &reply) {
                 Ok(reply)

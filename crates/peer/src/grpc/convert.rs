@@ -6,6 +6,7 @@ use bytes::Bytes;
 use larder_core::{
     Error, ErrorKind, Member, MemberState, Members, Standing, Value, Version,
     peer::{AskedAs, Condition, PeerAnswer, PeerMeta},
+    store::{Tag, Tags},
     version::Reading,
 };
 
@@ -118,6 +119,7 @@ pub(super) fn outcome(answer: PeerAnswer, value_len_max: usize) -> (Outcome, Opt
         return (failed(&too_large(value_len_max)), None);
     }
     found.content_type = value.content_type().map(str::to_owned).unwrap_or_default();
+    found.tags = tags(value.tags());
     let bytes = value.into_bytes();
     if pieces::is_long(bytes.len()) {
         found.chunked_len = bytes.len() as u64;
@@ -135,7 +137,7 @@ pub(super) fn parse_found(found: proto::Found) -> PeerAnswer {
         ttl_left: found.ttl_left_ms.map(Duration::from_millis),
     });
     let lease = found.lease_ms.map(Duration::from_millis);
-    let value = found.value.map(|bytes| value(bytes, found.content_type));
+    let value = found.value.map(|bytes| value(bytes, found.content_type).with_tags(parse_tags(&found.tags)));
     PeerAnswer::Found { value, meta, lease }
 }
 
@@ -143,6 +145,16 @@ pub(super) fn parse_found(found: proto::Found) -> PeerAnswer {
 pub(super) fn value(bytes: Bytes, content_type: String) -> Value {
     let value = Value::new(bytes);
     if content_type.is_empty() { value } else { value.with_content_type(content_type) }
+}
+
+/// The numbers of tags.
+pub(super) fn tags(tags: Tags) -> Vec<u32> {
+    tags.iter().map(|tag| u32::from(tag.number())).collect()
+}
+
+/// The tags of these numbers. Those that none has are passed over, and those beyond the most that a value bears.
+pub(super) fn parse_tags(numbers: &[u32]) -> Tags {
+    numbers.iter().filter_map(|number| Tag::new(u16::try_from(*number).ok()?)).collect()
 }
 
 /// The error of a value that is longer than the asker takes.

@@ -20,7 +20,8 @@ use futures_util::{Stream, future::BoxFuture};
 use larder_core::{
     Error, ErrorKind, Key, PeerService, Standing, Version,
     claim::{SlotCall, SlotRequest},
-    peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply, WriteOp},
+    peer::{Condition, PeerAnswer, PeerQuestion, PeerWrite, Reply, WriteOp},
+    store::Tags,
 };
 use tokio::{
     task::JoinSet,
@@ -57,7 +58,7 @@ pub(super) struct Exchange {
     /// The bytes of the answers that tasks have brought and nobody has taken: while the asker does not read, nobody does.
     made_len: Arc<AtomicUsize>,
     /// Writes whose values are still to come.
-    partial: HashMap<u64, (PeerWrite, String, Incoming)>,
+    partial: HashMap<u64, (PeerWrite, About, Incoming)>,
     partial_len: usize,
     /// Answers, each with the value that follows in pieces.
     ready: VecDeque<(Answer, Option<Bytes>)>,
@@ -83,6 +84,12 @@ struct Place {
     /// The longest value that the asker takes.
     value_len_max: usize,
     deadline: Instant,
+}
+
+/// What is known of a value that is still to come.
+struct About {
+    content_type: String,
+    tags: Tags,
 }
 
 /// What a task brings.
@@ -192,7 +199,7 @@ impl Exchange {
         now: Instant,
         asked: &mut Asked,
     ) -> Result<(), Status> {
-        let Request { id, group, key, left_ms, op } = request;
+        let Request { id, group, key, left_ms, op, idempotency_key } = request;
         let op = match op {
             Some(Op::Ping(ping)) => {
                 self.push(id, Outcome::Pong(ping));
@@ -211,7 +218,7 @@ impl Exchange {
         let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
         let group = groups.get(group as usize);
         if slots::are_asked_for(Some(&op)) {
-            match slots::parse_op(op, group.cloned()) {
+            match slots::parse_op(op, group.cloned(), &key) {
                 Ok(call) => self.slots(id, call, deadline),
                 Err(error) => self.push(id, convert::failed(&error)),
             }
@@ -232,6 +239,11 @@ impl Exchange {
                 return Ok(());
             }
         };
+        let idempotency_key = (!idempotency_key.is_empty()).then(|| Arc::from(idempotency_key));
+        let write = |key, op, condition| {
+            let (group, idempotency_key) = (group.clone(), idempotency_key.clone());
+            PeerWrite { group, key, op, condition, idempotency_key, deadline }
+        };
         match op {
             Op::Get(get) => {
                 let Some(asked_as) = convert::parse_asked_as(&get) else {
@@ -241,7 +253,8 @@ impl Exchange {
                 };
                 let value_len_max = usize::try_from(get.value_len_max).unwrap_or(usize::MAX);
                 asked.places.push(Place { id, value_len_max, deadline });
-                asked.questions.push(PeerQuestion { group: group.clone(), key, asked_as, deadline });
+                let (asker, group) = (Some(self.asker.0.clone()), group.clone());
+                asked.questions.push(PeerQuestion { asker, group, key, asked_as, deadline });
             }
             Op::Put(mut put) => {
                 let ttl = put.ttl_ms.map(Duration::from_millis);
@@ -250,17 +263,28 @@ impl Exchange {
                     return Ok(());
                 };
                 let op = WriteOp::Put { value: Bytes::new().into(), ttl };
-                return self.put(id, PeerWrite { group: group.clone(), key, op, condition, deadline }, put);
+                return self.put(id, write(key, op, condition), put);
             }
             Op::Delete(delete) => match convert::parse_condition(delete.condition) {
-                Some(condition) => {
-                    self.write(id, PeerWrite { group: group.clone(), key, op: WriteOp::Delete, condition, deadline });
-                }
+                Some(condition) => self.write(id, write(key, WriteOp::Delete, condition)),
                 None => {
                     self.refuse(id, ErrorKind::Invalid, "this node does not know the write's condition: it is older");
                 }
             },
-            Op::Ping(_) | Op::Claim(_) | Op::Push(_) | Op::Confirm(_) | Op::Recall(_) => {}
+            Op::Invalidate(invalidate) => {
+                let op = WriteOp::Invalidate { ends_guard: invalidate.ends_guard };
+                self.write(id, write(key, op, Condition::Always));
+            }
+            // Answered above.
+            Op::Ping(_)
+            | Op::Claim(_)
+            | Op::Push(_)
+            | Op::Confirm(_)
+            | Op::Recall(_)
+            | Op::Revoke(_)
+            | Op::Clock(_)
+            | Op::Raise(_)
+            | Op::Marks(_) => {}
         }
         Ok(())
     }
@@ -293,7 +317,8 @@ impl Exchange {
     fn put(&mut self, id: u64, mut write: PeerWrite, put: Put) -> Result<(), Status> {
         let WriteOp::Put { value, .. } = &mut write.op else { return Ok(()) };
         if put.chunked_len == 0 {
-            *value = convert::value(Bytes::copy_from_slice(&put.value), put.content_type);
+            let bytes = Bytes::copy_from_slice(&put.value);
+            *value = convert::value(bytes, put.content_type).with_tags(convert::parse_tags(&put.tags));
             self.write(id, write);
             return Ok(());
         }
@@ -305,7 +330,8 @@ impl Exchange {
             Some(len) if !self.has_room_for_partial(len) => self.overloaded(id),
             Some(len) => {
                 self.partial_len += len;
-                self.partial.insert(id, (write, put.content_type, Incoming::new(len)));
+                let about = About { content_type: put.content_type, tags: convert::parse_tags(&put.tags) };
+                self.partial.insert(id, (write, about, Incoming::new(len)));
             }
         }
         Ok(())
@@ -326,10 +352,10 @@ impl Exchange {
         // The write may have been refused meanwhile.
         let Some((_, _, incoming)) = self.partial.get_mut(&chunk.id) else { return Ok(()) };
         let Some(whole) = incoming.add(&chunk.data).map_err(wrong)? else { return Ok(()) };
-        if let Some((mut write, content_type, incoming)) = self.partial.remove(&chunk.id) {
+        if let Some((mut write, About { content_type, tags }, incoming)) = self.partial.remove(&chunk.id) {
             self.partial_len -= incoming.len();
             if let WriteOp::Put { value, .. } = &mut write.op {
-                *value = convert::value(whole, content_type);
+                *value = convert::value(whole, content_type).with_tags(tags);
             }
             self.write(chunk.id, write);
         }

@@ -55,7 +55,9 @@ impl Outbox {
         let condition = convert::condition(write.condition);
         let op = match write.op {
             WriteOp::Delete => Op::Delete(proto::Delete { condition }),
+            WriteOp::Invalidate { ends_guard } => Op::Invalidate(proto::Invalidate { ends_guard }),
             WriteOp::Put { value, ttl } => {
+                let tags = convert::tags(value.tags());
                 let content_type = value.content_type().map(str::to_owned).unwrap_or_default();
                 let (mut value, mut chunked_len) = (value.into_bytes(), 0);
                 if pieces::is_long(value.len()) {
@@ -63,15 +65,17 @@ impl Outbox {
                     self.long.push((id, std::mem::take(&mut value)));
                 }
                 self.len += value.len();
-                Op::Put(proto::Put { value, content_type, ttl_ms: ttl.map(convert::millis), condition, chunked_len })
+                let ttl_ms = ttl.map(convert::millis);
+                Op::Put(proto::Put { value, content_type, ttl_ms, condition, chunked_len, tags })
             }
         };
-        self.push(id, Some(&write.group), write.key.as_bytes(), write.deadline, op);
+        let idempotency_key = write.idempotency_key.map(|key| key.to_string()).unwrap_or_default();
+        self.push_keyed(id, Some(&write.group), write.key.as_bytes(), write.deadline, op, idempotency_key);
     }
 
     pub(super) fn slots(&mut self, id: u64, said: Said, deadline: Instant) {
         self.len += said.op.encoded_len();
-        self.push(id, said.group.as_ref(), b"", deadline, said.op);
+        self.push(id, said.group.as_ref(), said.key.as_ref().map_or(b"", |key| key.as_bytes()), deadline, said.op);
     }
 
     pub(super) fn ping(&mut self, id: u64, deadline: Instant) {
@@ -79,8 +83,20 @@ impl Outbox {
     }
 
     fn push(&mut self, id: u64, group: Option<&Arc<str>>, key: &[u8], deadline: Instant, op: Op) {
+        self.push_keyed(id, group, key, deadline, op, String::new());
+    }
+
+    fn push_keyed(
+        &mut self,
+        id: u64,
+        group: Option<&Arc<str>>,
+        key: &[u8],
+        deadline: Instant,
+        op: Op,
+        idempotency_key: String,
+    ) {
         let (group, left_ms) = self.begin(group, key, deadline);
-        let request = Request { id, group, key: Bytes::copy_from_slice(key), left_ms, op: Some(op) };
+        let request = Request { id, group, key: Bytes::copy_from_slice(key), left_ms, op: Some(op), idempotency_key };
         wire::write_request(&mut self.message, &request);
     }
 

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use larder_core::{
-    Error, ErrorKind, Version,
+    Error, ErrorKind, Key, Version,
     claim::SlotReply,
     peer::{Asker, Leave, PeerAnswer, PeerError, PeerWrite},
 };
@@ -35,6 +35,7 @@ pub(super) enum Ask {
 /// What is said about slots, and of which group it is.
 pub(super) struct Said {
     pub(super) group: Option<Arc<str>>,
+    pub(super) key: Option<Key>,
     pub(super) op: Op,
 }
 

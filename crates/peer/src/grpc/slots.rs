@@ -1,13 +1,18 @@
-//! What is said about slots, as the peer protocol has it, and back.
+//! What is said about slots, copies and marks, as the peer protocol has it, and back.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_core::{
     Error, ErrorKind, Key, Version,
-    claim::{ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, PushedEntry, SlotCall, SlotReply, SlotsClaim},
-    peer::PeerMeta,
+    claim::{
+        Carried, ClaimAnswer, GUARDS_MAX, GivenUp, MARKS_MAX, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, PushedEntry,
+        REMEMBERED_MAX, Remembered, SlotCall, SlotReply, SlotsClaim,
+    },
+    peer::{IDEMPOTENCY_KEY_LEN_MAX, PeerMeta},
     placement::SlotSet,
+    store::{Mark, Tag},
+    version::Reading,
 };
 use prost::Message;
 
@@ -21,12 +26,24 @@ use super::{
 /// Whether a request is about slots. Who is claimed from stops acting whether it has heard of the view or not (rule C2), so
 /// that these need no look at the membership.
 pub(super) fn are_asked_for(op: Option<&Op>) -> bool {
-    matches!(op, Some(Op::Claim(_) | Op::Push(_) | Op::Confirm(_) | Op::Recall(_)))
+    matches!(
+        op,
+        Some(
+            Op::Claim(_)
+                | Op::Push(_)
+                | Op::Confirm(_)
+                | Op::Recall(_)
+                | Op::Revoke(_)
+                | Op::Clock(_)
+                | Op::Raise(_)
+                | Op::Marks(_)
+        )
+    )
 }
 
-/// What is said, and of which group it is.
-pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Op) {
-    match call {
+/// What is said, and of which group and key it is.
+pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
+    let (group, op) = match call {
         SlotCall::Claim(claim) => (None, Op::Claim(claim_op(claim))),
         SlotCall::Confirm { term, slots } => {
             (None, Op::Confirm(proto::Confirm { term: Some(version(*term)), slots: slots.to_bytes().into() }))
@@ -35,13 +52,24 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Op) {
         SlotCall::Push { term, group, entries } => {
             let entries = proto::Entries { entries: entries.iter().map(entry).collect() };
             let entries = entries.encode_to_vec().into();
-            (Some(group.clone()), Op::Push(proto::Push { term: Some(version(*term)), entries }))
+            (Some(group), Op::Push(proto::Push { term: Some(version(*term)), entries }))
         }
-    }
+        SlotCall::Revoke { group, key } => {
+            return (Some(group.clone()), Some(key.clone()), Op::Revoke(proto::Revoke {}));
+        }
+        SlotCall::Clock => (None, Op::Clock(proto::AskClock {})),
+        SlotCall::Raise { group, marks, to } => {
+            let marks = marks.iter().map(|mark| mark_number(*mark)).collect();
+            (Some(group), Op::Raise(proto::Raise { marks, to: to.to_bits() }))
+        }
+        SlotCall::Marks { group, marks } => (Some(group), Op::Marks(marks_of(marks))),
+    };
+    (group.cloned(), None, op)
 }
 
 /// What another node says. Nothing in it keeps the frame that it came in.
-pub(super) fn parse_op(op: Op, group: Option<Arc<str>>) -> Result<SlotCall, Error> {
+pub(super) fn parse_op(op: Op, group: Option<Arc<str>>, key: &[u8]) -> Result<SlotCall, Error> {
+    let of_group = || group.clone().ok_or_else(|| wrong("it is of no group"));
     match op {
         Op::Claim(claim) => parse_claim(claim).map(SlotCall::Claim),
         Op::Confirm(confirm) => {
@@ -54,19 +82,31 @@ pub(super) fn parse_op(op: Op, group: Option<Arc<str>>) -> Result<SlotCall, Erro
             if entries.len() > PUSH_ENTRIES_MAX {
                 return Err(wrong("a push has too many entries"));
             }
-            let group = group.ok_or_else(|| wrong("a push is of no group"))?;
-            Ok(SlotCall::Push { term: parse_term(push.term)?, group, entries })
+            Ok(SlotCall::Push { term: parse_term(push.term)?, group: of_group()?, entries })
         }
-        Op::Get(_) | Op::Put(_) | Op::Delete(_) | Op::Ping(_) => Err(wrong("it is not about slots")),
+        Op::Revoke(_) => Ok(SlotCall::Revoke { group: of_group()?, key: Key::copy_from(key)? }),
+        Op::Clock(_) => Ok(SlotCall::Clock),
+        Op::Raise(raise) => {
+            if raise.marks.len() > MARKS_MAX {
+                return Err(wrong("there are not so many marks"));
+            }
+            let marks = raise.marks.iter().map(|number| parse_mark(*number)).collect::<Result<_, Error>>()?;
+            Ok(SlotCall::Raise { group: of_group()?, marks, to: Reading::from_bits(raise.to) })
+        }
+        Op::Marks(marks) => Ok(SlotCall::Marks { group: of_group()?, marks: parse_marks(&marks)? }),
+        Op::Get(_) | Op::Put(_) | Op::Delete(_) | Op::Invalidate(_) | Op::Ping(_) => {
+            Err(wrong("it is not about slots"))
+        }
     }
 }
 
 /// What this node answers.
 pub(super) fn outcome(reply: SlotReply) -> Outcome {
     match reply {
-        SlotReply::Claimed(answers) => {
+        SlotReply::Claimed(answers, carried) => {
             let answers = answers.into_iter().take(CLAIM_ANSWERS_MAX).map(answer).collect();
-            Outcome::Claimed(proto::Claimed { answers: proto::Answers { answers }.encode_to_vec().into() })
+            let carried = if carried == Carried::default() { Bytes::new() } else { carried_of(&carried) };
+            Outcome::Claimed(proto::Claimed { answers: proto::Answers { answers }.encode_to_vec().into(), carried })
         }
         SlotReply::Confirmed => Outcome::Confirmed(proto::Confirmed {}),
         SlotReply::Recalled { member_for, slots } => {
@@ -74,6 +114,10 @@ pub(super) fn outcome(reply: SlotReply) -> Outcome {
             Outcome::Recalled(proto::Recalled { member_for_ms, slots: slots.to_bytes().into() })
         }
         SlotReply::Pushed { wants_more } => Outcome::Pushed(proto::Pushed { wants_more }),
+        SlotReply::Revoked => Outcome::Revoked(proto::Revoked {}),
+        SlotReply::Clock { reading } => Outcome::Clock(proto::Clock { reading: reading.to_bits() }),
+        SlotReply::Raised { known } => Outcome::Raised(proto::Raised { known: known.to_bits() }),
+        SlotReply::Marks { marks } => Outcome::Marks(marks_of(&marks)),
     }
 }
 
@@ -83,7 +127,8 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
         Outcome::Claimed(claimed) => {
             let answers: proto::Answers = parse_counted(claimed.answers, CLAIM_ANSWERS_MAX)?;
             let parsed = answers.answers.into_iter().filter_map(|answer| parse_answer(answer).transpose());
-            parsed.collect::<Result<_, Error>>().map(SlotReply::Claimed)
+            let parsed = parsed.collect::<Result<_, Error>>()?;
+            Ok(SlotReply::Claimed(parsed, parse_carried(claimed.carried)?))
         }
         Outcome::Confirmed(_) => Ok(SlotReply::Confirmed),
         Outcome::Recalled(recalled) => {
@@ -91,6 +136,10 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
             Ok(SlotReply::Recalled { member_for, slots: parse_slots(&recalled.slots)? })
         }
         Outcome::Pushed(pushed) => Ok(SlotReply::Pushed { wants_more: pushed.wants_more }),
+        Outcome::Revoked(_) => Ok(SlotReply::Revoked),
+        Outcome::Clock(clock) => Ok(SlotReply::Clock { reading: Reading::from_bits(clock.reading) }),
+        Outcome::Raised(raised) => Ok(SlotReply::Raised { known: Reading::from_bits(raised.known) }),
+        Outcome::Marks(marks) => Ok(SlotReply::Marks { marks: parse_marks(&marks)? }),
         _ => Err(wrong("it is not about slots")),
     }
 }
@@ -99,10 +148,14 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
 pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
     matches!(
         (call, reply),
-        (SlotCall::Claim(_), SlotReply::Claimed(_))
+        (SlotCall::Claim(_), SlotReply::Claimed(..))
             | (SlotCall::Confirm { .. }, SlotReply::Confirmed)
             | (SlotCall::Recall, SlotReply::Recalled { .. })
             | (SlotCall::Push { .. }, SlotReply::Pushed { .. })
+            | (SlotCall::Revoke { .. }, SlotReply::Revoked)
+            | (SlotCall::Clock, SlotReply::Clock { .. })
+            | (SlotCall::Raise { .. }, SlotReply::Raised { .. })
+            | (SlotCall::Marks { .. }, SlotReply::Marks { .. })
     )
 }
 
@@ -140,17 +193,18 @@ fn entry(entry: &PushedEntry) -> proto::Entry {
         version: Some(version(*of)),
         age_ms: millis(*age),
         ttl_left_ms: ttl_left.map(millis),
+        tags: value.as_ref().map(|value| convert::tags(value.tags())).unwrap_or_default(),
     }
 }
 
 fn parse_entry(entry: proto::Entry) -> Result<PushedEntry, Error> {
-    let proto::Entry { key, value, content_type, validator, version, age_ms, ttl_left_ms } = entry;
+    let proto::Entry { key, value, content_type, validator, version, age_ms, ttl_left_ms, tags } = entry;
     let key = Key::copy_from(&key).map_err(|error| wrong(error.message()))?;
     if value.as_ref().is_some_and(|value| value.len() > PUSH_VALUE_LEN_MAX) {
         return Err(wrong("a pushed value is too long"));
     }
     let value = value.map(|bytes| {
-        let value = convert::value(Bytes::copy_from_slice(&bytes), content_type);
+        let value = convert::value(Bytes::copy_from_slice(&bytes), content_type).with_tags(convert::parse_tags(&tags));
         if validator.is_empty() { value } else { value.with_validator(validator) }
     });
     let version = parse_version(version.ok_or_else(|| wrong("a pushed entry has no version"))?);
@@ -182,6 +236,79 @@ fn parse_answer(answer: proto::ClaimAnswer) -> Result<Option<(SlotSet, ClaimAnsw
         Says::Elsewhere(_) => return Err(wrong("elsewhere is nowhere, or nothing is given up")),
     };
     Ok(Some((parse_slots(&answer.slots)?, says)))
+}
+
+/// A mark's number: 0 for the whole group's, else one more than its tag's.
+fn mark_number(mark: Mark) -> u32 {
+    match mark {
+        Mark::All => 0,
+        Mark::Tag(tag) => u32::from(tag.number()) + 1,
+    }
+}
+
+fn parse_mark(number: u32) -> Result<Mark, Error> {
+    let Some(tag) = number.checked_sub(1) else { return Ok(Mark::All) };
+    let tag = u16::try_from(tag).ok().and_then(Tag::new).ok_or_else(|| wrong("there is no such mark"))?;
+    Ok(Mark::Tag(tag))
+}
+
+fn marks_of(marks: &[(Mark, Reading)]) -> proto::Marks {
+    proto::Marks {
+        marks: marks.iter().map(|(mark, _)| mark_number(*mark)).collect(),
+        readings: marks.iter().map(|(_, reading)| reading.to_bits()).collect(),
+    }
+}
+
+fn parse_marks(marks: &proto::Marks) -> Result<Vec<(Mark, Reading)>, Error> {
+    let proto::Marks { marks, readings } = marks;
+    if marks.len() != readings.len() || marks.len() > MARKS_MAX {
+        return Err(wrong("each mark has one reading, and there are not so many"));
+    }
+    let marks = marks.iter().zip(readings);
+    marks.map(|(mark, reading)| Ok((parse_mark(*mark)?, Reading::from_bits(*reading)))).collect()
+}
+
+fn carried_of(carried: &Carried) -> Bytes {
+    let Carried { leased, leases_left, guards, remembered } = carried;
+    let group_key = |group: &Arc<str>, key: &Key| proto::GroupKey { group: group.to_string(), key: key.to_bytes() };
+    let remembered = remembered.iter().map(|Remembered { group, key, idempotency_key, came_to, age }| {
+        proto::Remembered {
+            of: Some(group_key(group, key)),
+            idempotency_key: idempotency_key.to_string(),
+            version: came_to.map(version),
+            age_ms: millis(*age),
+        }
+    });
+    let carried = proto::Carried {
+        leased: if leased.is_empty() { Bytes::new() } else { leased.to_bytes().into() },
+        leases_left_ms: millis(*leases_left),
+        guards: guards.iter().map(|(group, key)| group_key(group, key)).collect(),
+        remembered: remembered.collect(),
+    };
+    carried.encode_to_vec().into()
+}
+
+fn parse_carried(carried: Bytes) -> Result<Carried, Error> {
+    let carried: proto::Carried = parse_counted(carried, GUARDS_MAX + REMEMBERED_MAX)?;
+    let proto::Carried { leased, leases_left_ms, guards, remembered } = carried;
+    if guards.len() > GUARDS_MAX || remembered.len() > REMEMBERED_MAX {
+        return Err(wrong("too much goes with slots"));
+    }
+    let group_key = |of: proto::GroupKey| Ok::<_, Error>((Arc::from(of.group), Key::copy_from(&of.key)?));
+    let remembered = remembered.into_iter().map(|proto::Remembered { of, idempotency_key, version, age_ms }| {
+        let (group, key) = group_key(of.ok_or_else(|| wrong("what was written is missing"))?)?;
+        if idempotency_key.len() > IDEMPOTENCY_KEY_LEN_MAX {
+            return Err(wrong("an idempotency key is too long"));
+        }
+        let (came_to, age) = (version.map(parse_version), Duration::from_millis(age_ms));
+        Ok(Remembered { group, key, idempotency_key: idempotency_key.into(), came_to, age })
+    });
+    Ok(Carried {
+        leased: if leased.is_empty() { SlotSet::default() } else { parse_slots(&leased)? },
+        leases_left: Duration::from_millis(leases_left_ms),
+        guards: guards.into_iter().map(group_key).collect::<Result<_, Error>>()?,
+        remembered: remembered.collect::<Result<_, Error>>()?,
+    })
 }
 
 fn given_up_of(GivenUp { until, acted }: GivenUp) -> proto::GivenUp {

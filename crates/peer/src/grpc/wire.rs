@@ -231,7 +231,7 @@ pub(super) fn write_get(out: &mut BytesMut, id: u64, group: u32, asked: &[u8], l
     let Get { asked_as, value_len_max, term } = get;
     if term.is_some() {
         let key = Bytes::copy_from_slice(asked);
-        return write_request(out, &Request { id, group, key, left_ms, op: Some(Op::Get(get)) });
+        return write_request(out, &Request { id, group, key, left_ms, op: Some(Op::Get(get)), ..Request::default() });
     }
     let asked_as = u64::try_from(asked_as).unwrap_or_default();
     let numbers = [

@@ -219,7 +219,7 @@ impl<C: Connect> HttpLink<C> {
     fn order(&self, uri: &Uri, write: &PeerWrite) -> Request<Full<Bytes>> {
         let (method, value) = match &write.op {
             WriteOp::Put { value, .. } => (Method::PUT, value.clone()),
-            WriteOp::Delete => (Method::DELETE, Value::new(Bytes::new())),
+            WriteOp::Delete | WriteOp::Invalidate { .. } => (Method::DELETE, Value::new(Bytes::new())),
         };
         let mut head = self.head(method, uri, write.deadline);
         head.headers.insert(headers::PASSED_ON, HeaderValue::from_static("1"));
@@ -228,6 +228,12 @@ impl<C: Connect> HttpLink<C> {
             Condition::IfVersion(version) => head.headers.insert(header::IF_MATCH, headers::etag(version)),
             Condition::IfAbsent => head.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*")),
         };
+        if let WriteOp::Invalidate { .. } = write.op {
+            head.headers.insert(headers::CACHE_ONLY, HeaderValue::from_static("1"));
+        }
+        if let Some(key) = write.idempotency_key.as_deref().and_then(|key| HeaderValue::from_str(key).ok()) {
+            head.headers.insert(headers::IDEMPOTENCY_KEY, key);
+        }
         if let WriteOp::Put { ttl: Some(ttl), .. } = write.op {
             head.headers.insert(header::CACHE_CONTROL, headers::max_age(ttl));
             if ttl.subsec_nanos() > 0 {

@@ -62,6 +62,7 @@ fn question(raw_path: &str, request: &HeaderMap) -> Result<PeerQuestion, Error> 
     let slash = rest.iter().position(|&byte| byte == b'/').ok_or_else(|| bad("bad request"))?;
     let group = str::from_utf8(&rest[..slash]).map_err(|_| bad("bad request: the group is not UTF-8"))?;
     Ok(PeerQuestion {
+        asker: None,
         group: group.into(),
         key: Key::copy_from(&rest[slash + 1..])?,
         asked_as: headers::parse_asked_as(request).ok_or_else(|| bad("the Larder-Asked-As header is unknown"))?,

@@ -21,6 +21,12 @@ pub const VALUE_TYPE: HeaderName = HeaderName::from_static("larder-value-type");
 pub const ASKED_AS: HeaderName = HeaderName::from_static("larder-asked-as");
 /// `1` on a write that comes from another node: it is not passed on again.
 pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
+/// Tells a repetition of a write from another one (draft-ietf-httpapi-idempotency-key-header).
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// On a PUT: the value's tags, with commas between them.
+pub const TAGS: HeaderName = HeaderName::from_static("larder-tags");
+/// `1` on a DELETE from another node that leaves the origin alone.
+pub const CACHE_ONLY: HeaderName = HeaderName::from_static("larder-cache-only");
 /// What went wrong, as [`ErrorKind::slug`] names it, or [`NOT_FOUND`].
 pub const ERROR: HeaderName = HeaderName::from_static("larder-error");
 

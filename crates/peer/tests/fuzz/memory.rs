@@ -88,7 +88,7 @@ fn frame(requests: Vec<Request>) -> Frame {
 }
 
 fn request(id: u64, key: impl Into<Bytes>, op: Op) -> Request {
-    Request { id, group: 0, key: key.into(), left_ms: 60_000, op: Some(op) }
+    Request { id, group: 0, key: key.into(), left_ms: 60_000, op: Some(op), ..Request::default() }
 }
 
 fn get() -> Op {
@@ -256,7 +256,7 @@ async fn a_list_of_empty_things_is_no_bomb() {
     let bomb = async {
         let mut raw = other.greet().await;
         let id = raw.frame().await.requests[0].id;
-        let claimed = proto::Claimed { answers: empty(limits::ANSWERER_FRAME_LEN_MAX) };
+        let claimed = proto::Claimed { answers: empty(limits::ANSWERER_FRAME_LEN_MAX), ..proto::Claimed::default() };
         let answers = vec![Answer { id, outcome: Some(Outcome::Claimed(claimed)) }];
         raw.send(&Frame { answers, ..Frame::default() }.encode_to_vec());
         raw

@@ -139,6 +139,7 @@ fn write(head: &Parts, body: Bytes) -> PeerWrite {
         key: Key::new(path::decode(key).unwrap()).unwrap(),
         op,
         condition,
+        idempotency_key: head.headers.get(headers::IDEMPOTENCY_KEY).map(|key| key.to_str().unwrap().into()),
         deadline: Instant::now() + headers::timeout(&head.headers).unwrap(),
     }
 }

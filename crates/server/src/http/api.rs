@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use larder::peer::http::{groupcache, headers};
 use larder_core::{
     ErrorKind, Group, GroupConfig, Key, Node, PeerService, Value, Version,
+    group::WriteOptions,
     peer::{Condition, PeerWrite, WriteOp},
     stats::{GetOutcome, Protocol},
 };
@@ -24,6 +25,7 @@ use super::{
     body::{Body, Uploads},
     conditions, found,
     get_many::{self, Wanted},
+    invalidate,
     listener::Handler,
     metrics::Metrics,
     problem::Problem,
@@ -166,10 +168,7 @@ impl Clients {
             ClientRoute::Put(place) => self.put(place, &head.headers, body).await,
             ClientRoute::Delete(place) => self.delete(place, &head.headers).await,
             ClientRoute::GetMany(group) => self.get_many(group, &head.headers, body).await,
-            ClientRoute::Invalidate(group) => {
-                self.group(group)?;
-                Err(Problem::bad_request("Invalidation does not work yet: DELETE a key to drop its copies."))
-            }
+            ClientRoute::Invalidate(group) => self.invalidate(group, &head.headers, body).await,
             ClientRoute::Groups => Ok(json(&about::groups(groups.values().map(|served| &served.group)))),
             ClientRoute::Cluster => Ok(json(&about::cluster(node).await)),
             ClientRoute::Owner(place) => {
@@ -224,7 +223,7 @@ impl Clients {
         let deadline = Instant::now() + headers::timeout(request)?;
         let ttl = conditions::ttl(request)?;
         let write = self.write(served, place, request, deadline)?;
-        if served.group.has_origin() {
+        if served.group.has_origin() && !served.group.writes_through() {
             // Said before the body is read, and by the core for writes that come another way.
             return Err(Problem::new(
                 ErrorKind::ReadOnly,
@@ -232,12 +231,13 @@ impl Clients {
             ));
         }
         let content_type = request.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let tags = conditions::tags(request)?;
         let len_max = served.group.config().value_len_max;
         let version = self
             .0
             .uploads
             .read(body, len_max, deadline, async |body| {
-                let value = Value::new(body);
+                let value = Value::new(body).with_tags(tags);
                 let value = match content_type {
                     Some(content_type) => value.with_content_type(content_type),
                     None => value,
@@ -252,7 +252,20 @@ impl Clients {
         let served = self.group(place.group)?;
         let deadline = Instant::now() + headers::timeout(request)?;
         let write = self.write(served, place, request, deadline)?;
-        write.carry_out(WriteOp::Delete).await?;
+        let is_cache_only = write.passed_on && request.contains_key(headers::CACHE_ONLY);
+        write.carry_out(if is_cache_only { WriteOp::Invalidate { ends_guard: false } } else { WriteOp::Delete }).await?;
+        Ok(written(None))
+    }
+
+    async fn invalidate(&self, group: &str, request: &HeaderMap, body: Incoming) -> Result<Response, Problem> {
+        let served = self.group(group)?;
+        let deadline = Instant::now() + headers::timeout(request)?;
+        self.0
+            .uploads
+            .read(body, get_many::REQUEST_LEN_MAX, deadline, async |body| {
+                invalidate::carry_out(&served.group, &body, || left(deadline)).await
+            })
+            .await?;
         Ok(written(None))
     }
 
@@ -263,16 +276,13 @@ impl Clients {
         request: &HeaderMap,
         deadline: Instant,
     ) -> Result<Write<'a>, Problem> {
-        for (name, what) in [("larder-tags", "Tags do"), ("idempotency-key", "Idempotency keys do")] {
-            if request.contains_key(name) {
-                return Err(Problem::bad_request(format!("{what} not work yet: leave the header {name} out.")));
-            }
-        }
+        let idempotency_key = conditions::idempotency_key(request)?;
         let key = Key::new(route::decode(place.key)?.into_owned())?;
         let condition = conditions::write_condition(request)?;
         // Passed on once at most: the node that passed it took this one for the owner.
         let passed_on = request.contains_key(headers::PASSED_ON);
-        Ok(Write { peers: &*self.0.peers, group: &served.group, key, condition, deadline, passed_on })
+        let (peers, group) = (&*self.0.peers, &served.group);
+        Ok(Write { peers, group, key, condition, idempotency_key, deadline, passed_on })
     }
 }
 
@@ -282,20 +292,19 @@ struct Write<'a> {
     group: &'a Group,
     key: Key,
     condition: Condition,
+    idempotency_key: Option<Arc<str>>,
     deadline: Instant,
     passed_on: bool,
 }
 
 impl Write<'_> {
     async fn carry_out(self, op: WriteOp) -> Result<Option<Version>, Problem> {
-        let Self { peers, group, key, condition, deadline, passed_on } = self;
-        let timeout = left(deadline);
-        Ok(match op {
-            op if passed_on => {
-                peers.write(PeerWrite { group: group.name().clone(), key, op, condition, deadline }).await?
-            }
-            WriteOp::Put { value, ttl } => group.put(&key, value, ttl, condition, timeout).await?,
-            WriteOp::Delete => group.delete(&key, condition, timeout).await?,
+        let Self { peers, group, key, condition, idempotency_key, deadline, passed_on } = self;
+        Ok(if passed_on {
+            let group = group.name().clone();
+            peers.write(PeerWrite { group, key, op, condition, idempotency_key, deadline }).await?
+        } else {
+            group.write(key.as_bytes(), op, WriteOptions { condition, idempotency_key, timeout: left(deadline) }).await?
         })
     }
 }

@@ -1,10 +1,15 @@
-//! What a request's headers ask for: conditions (RFC 9110, section 13.1) and a ttl (RFC 9111, section 5.2.2).
+//! What a request's headers ask for: conditions (RFC 9110, section 13.1), a ttl (RFC 9111, section 5.2.2), tags, and an idempotency
+//! key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use larder::peer::http::headers;
-use larder_core::{ErrorKind, Version, peer::Condition};
+use larder_core::{
+    ErrorKind, Version,
+    peer::{Condition, IDEMPOTENCY_KEY_LEN_MAX},
+    store::{TAGS_MAX, Tag, Tags},
+};
 
 use super::problem::Problem;
 
@@ -65,6 +70,30 @@ pub(super) fn ttl(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         }
     }
     Ok(max_age)
+}
+
+/// The tags of a value that is written: names with commas between them.
+pub(super) fn tags(headers: &HeaderMap) -> Result<Tags, Problem> {
+    let mut tags = Tags::NONE;
+    let values = headers.get_all(headers::TAGS).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    for name in names.filter(|name| !name.is_empty()) {
+        let tag = Tag::of(name);
+        if !tags.iter().any(|known| known == tag) && !tags.push(tag) {
+            return Err(Problem::bad_request(format!("Larder-Tags has too many tags: {TAGS_MAX} is the most.")));
+        }
+    }
+    Ok(tags)
+}
+
+/// What tells a repetition of a write from another one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
+    let Some(value) = single(headers, &headers::IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| (1..=IDEMPOTENCY_KEY_LEN_MAX).contains(&text.len()));
+    let wrong = || {
+        Problem::bad_request(format!("Idempotency-Key takes 1 to {IDEMPOTENCY_KEY_LEN_MAX} visible ASCII characters."))
+    };
+    text.map(|text| Some(Arc::from(text))).ok_or_else(wrong)
 }
 
 /// Seconds, in quotes or without; as many as a number holds stand for more (RFC 9111, section 1.2.2).

@@ -14,6 +14,7 @@ mod body;
 mod conditions;
 mod found;
 mod get_many;
+mod invalidate;
 mod head;
 mod intake;
 mod listener;
