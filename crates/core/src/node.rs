@@ -12,7 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport, Version,
+    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport,
+    Version,
     claim::{Attendance, Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,

@@ -100,7 +100,8 @@ impl Group {
             return Ok(());
         }
         if Instant::now() + left > deadline {
-            let message = "other nodes may hold copies of the key for longer than this write may take: nothing was written";
+            let message =
+                "other nodes may hold copies of the key for longer than this write may take: nothing was written";
             return Err(unreachable(message));
         }
         sleep(left).await;
@@ -171,7 +172,9 @@ impl Group {
         let Self(inner) = self;
         let key = &write.key;
         if write.condition != Condition::Always {
-            timeout_at(write.deadline, self.know(write, slot)).await.map_err(|_| Error::timed_out("the key was read"))??;
+            timeout_at(write.deadline, self.know(write, slot))
+                .await
+                .map_err(|_| Error::timed_out("the key was read"))??;
         }
         let goes_out = self.writes_through() && !matches!(write.op, WriteOp::Invalidate { .. });
         if !goes_out {
@@ -275,7 +278,8 @@ impl Group {
             ..write.clone()
         };
         let unknown = |error: Error| {
-            let message = format!("the key's owner changed while it was written, and could not be told: {}", error.message());
+            let message =
+                format!("the key's owner changed while it was written, and could not be told: {}", error.message());
             Error::new(ErrorKind::Indeterminate, message)
         };
         self.write_anywhere(invalidate).await.map(drop).map_err(unknown)
@@ -326,14 +330,17 @@ impl Group {
             None => node.view().peers().map(|peer| peer.member().name.clone()).collect(),
         };
         let revoke_from = async |holder: Arc<str>| {
-            while self.now() < ends {
+            loop {
+                let left = ends.since(self.now());
+                if left.is_zero() {
+                    return false;
+                }
                 let call = SlotCall::Revoke { group: self.name().clone(), key: key.clone() };
-                if let Ok(SlotReply::Revoked) = node.say(&holder, call, Instant::now() + REVOKE_WAIT).await {
+                if let Ok(SlotReply::Revoked) = node.say(&holder, call, Instant::now() + REVOKE_WAIT.min(left)).await {
                     return true;
                 }
-                sleep(REVOKE_PAUSE).await;
+                sleep(REVOKE_PAUSE.min(ends.since(self.now()))).await;
             }
-            false
         };
         join_all(holders.into_iter().map(revoke_from)).await.into_iter().all(|is_gone| is_gone)
     }
@@ -384,7 +391,8 @@ impl Group {
 
 /// Whether what is held of a key meets a condition.
 fn is_met(condition: Condition, held: Option<&Hit>, now: Moment) -> bool {
-    let held = held.filter(|hit| hit.meta().tier == Tier::Main && hit.bytes().is_some() && now < hit.meta().fresh_until);
+    let held =
+        held.filter(|hit| hit.meta().tier == Tier::Main && hit.bytes().is_some() && now < hit.meta().fresh_until);
     match condition {
         Condition::Always => true,
         Condition::IfVersion(version) => held.is_some_and(|hit| hit.meta().version == version),

@@ -79,7 +79,8 @@ impl Demand {
         if now < Moment::from_nanos(halved) + lease {
             return false;
         }
-        let is_mine = self.halved.compare_exchange(halved, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let is_mine =
+            self.halved.compare_exchange(halved, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_mine {
             for counter in &self.counters {
                 counter.store(counter.load(Ordering::Relaxed) / 2, Ordering::Relaxed);

@@ -189,7 +189,11 @@ mod tests {
     #[test]
     fn the_last_end_counts_and_each_holder_once() {
         let leases = Leases::default();
-        assert!(grant(&leases, "k", "a", 0, 1_000) && grant(&leases, "k", "b", 100, 900) && grant(&leases, "k", "a", 200, 500));
+        assert!(
+            grant(&leases, "k", "a", 0, 1_000)
+                && grant(&leases, "k", "b", 100, 900)
+                && grant(&leases, "k", "a", 200, 500)
+        );
         let lease = leases.of(&key("k"), at(999)).unwrap();
         assert_eq!((lease.holders.unwrap().len(), lease.ends, lease.departures), (2, at(1_000), 3));
         assert_eq!(leases.len(at(999), Duration::from_secs(1)), 200);

@@ -108,10 +108,15 @@ impl Group {
             return Err(Untold::Unheard(joiner));
         }
         let view = node.view();
-        self.tell_all(&view, deadline, || SlotCall::Clock, |reply| match reply {
-            SlotReply::Clock { reading } => node.standing().observe(reading).is_ok(),
-            _ => false,
-        })
+        self.tell_all(
+            &view,
+            deadline,
+            || SlotCall::Clock,
+            |reply| match reply {
+                SlotReply::Clock { reading } => node.standing().observe(reading).is_ok(),
+                _ => false,
+            },
+        )
         .await?;
         // Later than all that anybody had begun by now.
         let to = node.next_version().reading();

@@ -67,10 +67,9 @@ impl Origin {
             Ok(Err(_panic)) => {
                 (Err(UpdateError::unknown("the store panicked: see the node's standard error")), RequestResult::Error)
             }
-            Err(_late) => (
-                Err(UpdateError::Unknown(Error::timed_out("the origin was written").into())),
-                RequestResult::Timeout,
-            ),
+            Err(_late) => {
+                (Err(UpdateError::Unknown(Error::timed_out("the origin was written").into())), RequestResult::Timeout)
+            }
         };
         stats.duration.observe(clock.now().since(start));
         stats.results.of(label).add(1);

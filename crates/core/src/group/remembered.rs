@@ -111,10 +111,14 @@ mod tests {
         assert_eq!(memory.of(&key, &"0".into(), at(0)), None);
         assert_eq!(memory.0.lock().came_to.len(), REMEMBERED_MAX);
         let mut shown = Vec::new();
-        memory.show(|_| true, at(5), |_, id, _, age| {
-            shown.push((id.to_string(), age.as_secs()));
-            shown.len() < 2
-        });
+        memory.show(
+            |_| true,
+            at(5),
+            |_, id, _, age| {
+                shown.push((id.to_string(), age.as_secs()));
+                shown.len() < 2
+            },
+        );
         assert_eq!(shown, [(REMEMBERED_MAX.to_string(), 5), ((REMEMBERED_MAX - 1).to_string(), 5)]);
     }
 }

@@ -75,7 +75,13 @@ impl Group {
             if let Some(PeerAnswer::Found { value, meta: Some(meta), lease }) = found
                 && demand.is_hot(asked, others)
             {
-                *lease = self.grant(asker, &key.clone().detached(), value.as_ref().map_or(0, |value| value.len()), meta, now);
+                *lease = self.grant(
+                    asker,
+                    &key.clone().detached(),
+                    value.as_ref().map_or(0, |value| value.len()),
+                    meta,
+                    now,
+                );
             }
         }
     }

@@ -118,7 +118,9 @@ impl Group {
             let pause = WRITE_PAUSE * 2_u32.pow(attempt - 1);
             match self.write_once(write.clone(), slot).await {
                 // Nothing was written, and another node may have the slot.
-                Err(error) if error.kind() == ErrorKind::OwnerUnreachable && Instant::now() + pause < write.deadline => {
+                Err(error)
+                    if error.kind() == ErrorKind::OwnerUnreachable && Instant::now() + pause < write.deadline =>
+                {
                     sleep(pause.mul_f64(self.0.node.chance(|chance| 0.5 + chance.f64() / 2.0))).await;
                 }
                 written => return written,

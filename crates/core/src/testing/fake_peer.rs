@@ -48,6 +48,8 @@ struct Node {
     /// How often its connections were cut.
     cuts: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    /// What it answers to gets waits.
+    answers_held: watch::Sender<bool>,
 }
 
 impl FakeNetwork {
@@ -57,9 +59,30 @@ impl FakeNetwork {
         Self { carries_claims: true, ..Self::default() }
     }
 
+    /// The same network for another node: whose links are made here is that one's to say.
+    #[must_use]
+    pub fn of_a_node(&self) -> Self {
+        Self { me: OnceLock::new(), ..self.clone() }
+    }
+
+    /// Answers of `address` do not arrive until [`release_answers`](Self::release_answers).
+    pub fn hold_answers(&self, address: &str) {
+        if let Some(node) = self.node(address) {
+            node.answers_held.send_replace(true);
+        }
+    }
+
+    /// Lets go what [`hold_answers`](Self::hold_answers) held up.
+    pub fn release_answers(&self, address: &str) {
+        if let Some(node) = self.node(address) {
+            node.answers_held.send_replace(false);
+        }
+    }
+
     /// Has `service` answer at `address`, instead of whoever did.
     pub fn add(&self, address: impl Into<Arc<str>>, service: Arc<dyn PeerService>) {
-        let node = Node { service, cuts: watch::Sender::new(0), held: watch::Sender::new(false) };
+        let (held, answers_held) = (watch::Sender::new(false), watch::Sender::new(false));
+        let node = Node { service, cuts: watch::Sender::new(0), held, answers_held };
         self.nodes.lock().insert(address.into(), Arc::new(node));
     }
 
@@ -172,7 +195,10 @@ impl PeerClient for FakeLink {
                 };
                 let asker = self.network.me.get().cloned();
                 let question = PeerQuestion { asker, group, key, asked_as, deadline };
-                match node.service.answer(question).await.map_err(PeerError::Answered)? {
+                let answer = node.service.answer(question).await;
+                // The sender is in the node.
+                drop(node.answers_held.subscribe().wait_for(|held| !held).await);
+                match answer.map_err(PeerError::Answered)? {
                     PeerAnswer::Found { value: Some(value), .. } if value.len() > value_len_max => {
                         let message = "the value is longer than the group allows";
                         Err(PeerError::Answered(Error::new(ErrorKind::TooLarge, message)))

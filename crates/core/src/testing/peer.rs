@@ -125,14 +125,7 @@ where
 /// If `key` can't be one.
 pub fn write(key: &'static str, op: WriteOp) -> PeerWrite {
     let key = Key::new(key).expect("1 to 1024 bytes");
-    PeerWrite {
-        group: "g".into(),
-        key,
-        op,
-        condition: Condition::Always,
-        idempotency_key: None,
-        deadline: deadline(),
-    }
+    PeerWrite { group: "g".into(), key, op, condition: Condition::Always, idempotency_key: None, deadline: deadline() }
 }
 
 /// An answer of which nothing is known.

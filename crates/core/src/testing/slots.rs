@@ -24,8 +24,8 @@ use super::peer::{
 use crate::{
     Error, ErrorKind, Key, Member, Members, PeerClient, PeerService, Value, Version,
     claim::{
-        Carried, ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, Remembered, SlotCall,
-        SlotReply, SlotRequest, SlotsClaim,
+        Carried, ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, Remembered,
+        SlotCall, SlotReply, SlotRequest, SlotsClaim,
     },
     peer::{AskedAs, PeerAnswer, PeerError, PeerGet, PeerMeta, PeerQuestion, PeerWrite},
     placement::{Slot, SlotSet},
@@ -174,7 +174,11 @@ pub async fn what_is_said_about_slots_arrives_as_it_is(bench: &impl Bench) {
         entry("known again", Some(json.with_validator("\"e-1\"")), Some(Duration::ZERO)),
         entry("empty", Some(Value::from("").with_validator("W/\"\"")), Some(Duration::from_millis(1))),
         entry("not there", None, Some(Duration::from_millis(2_500))),
-        entry("tagged", Some(Value::from("v").with_tags(["de", "shoes"].map(|tag| Tag::of(tag.as_bytes())).into_iter().collect())), None),
+        entry(
+            "tagged",
+            Some(Value::from("v").with_tags(["de", "shoes"].map(|tag| Tag::of(tag.as_bytes())).into_iter().collect())),
+            None,
+        ),
     ];
     let pushes =
         [Vec::new(), entries].map(|entries| SlotCall::Push { term: a_version(), group: "users".into(), entries });

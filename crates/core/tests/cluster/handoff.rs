@@ -10,13 +10,18 @@ use super::*;
 const KEYS: usize = 300;
 
 /// A cluster of so many serving nodes, with one more that is joining; all claims are done.
-async fn cluster(count: usize, has_origin: bool, config: &GroupConfig) -> Cluster {
+pub(crate) async fn cluster(count: usize, has_origin: bool, config: &GroupConfig) -> Cluster {
     let origin = FakeOrigin::new(1);
     let loader: Arc<dyn Loader> = Arc::new(origin.clone());
     let loader = has_origin.then_some(&loader);
-    let mut cluster = Cluster::over(&FakeNetwork::with_claims(), count + 1, config, origin, loader);
+    joinable(Cluster::over(&FakeNetwork::with_claims(), count + 1, config, origin, loader)).await
+}
+
+/// The last node of the cluster has not joined yet, and all claims are done.
+pub(crate) async fn joinable(mut cluster: Cluster) -> Cluster {
+    let last = cluster.nodes.len() - 1;
     for node in &cluster.nodes {
-        node.change_view(states(&cluster, &[(count, MemberState::Joining)])).unwrap();
+        node.change_view(states(&cluster, &[(last, MemberState::Joining)])).unwrap();
         cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
     }
     settle(&cluster).await;
@@ -24,7 +29,7 @@ async fn cluster(count: usize, has_origin: bool, config: &GroupConfig) -> Cluste
 }
 
 /// All nodes, these in other states than serving.
-fn states(cluster: &Cluster, states: &[(usize, MemberState)]) -> Members {
+pub(crate) fn states(cluster: &Cluster, states: &[(usize, MemberState)]) -> Members {
     let members = cluster.nodes.iter().enumerate().map(|(place, node)| {
         let state = states.iter().find(|(other, _)| *other == place).map_or(MemberState::Serving, |(_, state)| *state);
         Member { state, ..Member::new(node.name().clone(), node.name().clone()) }
@@ -32,7 +37,7 @@ fn states(cluster: &Cluster, states: &[(usize, MemberState)]) -> Members {
     Members::new(members).unwrap()
 }
 
-async fn settle(cluster: &Cluster) {
+pub(crate) async fn settle(cluster: &Cluster) {
     for node in &cluster.nodes {
         timeout(TIMEOUT, async {
             while !node.is_settled() {

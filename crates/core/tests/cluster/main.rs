@@ -4,9 +4,13 @@
 
 mod failures;
 mod handoff;
+mod leases;
+mod marks;
 mod one_load;
 mod reads;
 mod settings;
+mod straddled;
+mod through;
 mod views;
 mod writes;
 
@@ -16,7 +20,7 @@ use larder_core::{
     Answer, Error, Group, GroupConfig, Loader, Member, Members, Node, NodeConfig, Ring,
     placement::Slot,
     stats::Protocol,
-    testing::{clock::TokioClock, fake_peer::FakeNetwork, origin::FakeOrigin},
+    testing::{clock::TokioClock, fake_peer::FakeNetwork, origin::FakeOrigin, table::FakeTable},
 };
 use tokio::task::AbortHandle;
 
@@ -66,6 +70,23 @@ impl Cluster {
         origin: FakeOrigin,
         loader: Option<&Arc<dyn Loader>>,
     ) -> Self {
+        Self::opened(network, count, origin, |node| node.open_group("g", config.clone(), loader.cloned()))
+    }
+
+    /// Whose groups write to a table.
+    fn through(network: &FakeNetwork, count: usize, config: &GroupConfig, table: &FakeTable) -> Self {
+        let table = Arc::new(table.clone());
+        Self::opened(network, count, FakeOrigin::new(1), |node| {
+            node.open_group_through("g", config.clone(), table.clone(), table.clone())
+        })
+    }
+
+    fn opened(
+        network: &FakeNetwork,
+        count: usize,
+        origin: FakeOrigin,
+        open: impl Fn(&Node) -> Result<Group, Error>,
+    ) -> Self {
         let clock = Arc::new(TokioClock::new());
         let names = names(count);
         let mut cluster =
@@ -78,11 +99,11 @@ impl Cluster {
                 incarnation: u32::try_from(index).unwrap() + 1,
                 seed: 42 + index as u64,
                 clock: clock.clone(),
-                transport: Arc::new(network.clone()),
+                transport: Arc::new(network.of_a_node()),
             };
             let node = Node::new(node_config, members(&names)).unwrap();
             network.add(name.as_str(), node.service(Protocol::Grpc));
-            cluster.groups.push(node.open_group("g", config.clone(), loader.cloned()).unwrap());
+            cluster.groups.push(open(&node).unwrap());
             cluster.nodes.push(node);
         }
         cluster

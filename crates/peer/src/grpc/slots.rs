@@ -271,14 +271,13 @@ fn parse_marks(marks: &proto::Marks) -> Result<Vec<(Mark, Reading)>, Error> {
 fn carried_of(carried: &Carried) -> Bytes {
     let Carried { leased, leases_left, guards, remembered } = carried;
     let group_key = |group: &Arc<str>, key: &Key| proto::GroupKey { group: group.to_string(), key: key.to_bytes() };
-    let remembered = remembered.iter().map(|Remembered { group, key, idempotency_key, came_to, age }| {
-        proto::Remembered {
+    let remembered =
+        remembered.iter().map(|Remembered { group, key, idempotency_key, came_to, age }| proto::Remembered {
             of: Some(group_key(group, key)),
             idempotency_key: idempotency_key.to_string(),
             version: came_to.map(version),
             age_ms: millis(*age),
-        }
-    });
+        });
     let carried = proto::Carried {
         leased: if leased.is_empty() { Bytes::new() } else { leased.to_bytes().into() },
         leases_left_ms: millis(*leases_left),

@@ -253,7 +253,9 @@ impl Clients {
         let deadline = Instant::now() + headers::timeout(request)?;
         let write = self.write(served, place, request, deadline)?;
         let is_cache_only = write.passed_on && request.contains_key(headers::CACHE_ONLY);
-        write.carry_out(if is_cache_only { WriteOp::Invalidate { ends_guard: false } } else { WriteOp::Delete }).await?;
+        write
+            .carry_out(if is_cache_only { WriteOp::Invalidate { ends_guard: false } } else { WriteOp::Delete })
+            .await?;
         Ok(written(None))
     }
 
@@ -304,7 +306,9 @@ impl Write<'_> {
             let group = group.name().clone();
             peers.write(PeerWrite { group, key, op, condition, idempotency_key, deadline }).await?
         } else {
-            group.write(key.as_bytes(), op, WriteOptions { condition, idempotency_key, timeout: left(deadline) }).await?
+            group
+                .write(key.as_bytes(), op, WriteOptions { condition, idempotency_key, timeout: left(deadline) })
+                .await?
         })
     }
 }

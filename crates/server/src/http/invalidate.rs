@@ -37,7 +37,10 @@ pub(super) async fn carry_out(group: &Group, body: &[u8], left: impl Fn() -> Dur
     });
     let keys = keys.into_iter().map(|key| Ok(key.into_bytes())).chain(decoded).collect::<Result<Vec<_>, Problem>>()?;
     if keys.len() > KEYS_MAX {
-        return Err(Problem::bad_request(format!("There are {} keys in one request: {KEYS_MAX} is the most.", keys.len())));
+        return Err(Problem::bad_request(format!(
+            "There are {} keys in one request: {KEYS_MAX} is the most.",
+            keys.len()
+        )));
     }
     // Nothing is done for some if one can't be right.
     keys.iter().try_for_each(|key| Key::check(key))?;
@@ -79,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_names_nothing_or_something_unknown_is_refused() {
-        for body in ["", "[]", "{}", r#"{"all":false}"#, r#"{"keys":[]}"#, r#"{"keys":[1]}"#, r#"{"everything":true}"#] {
+        for body in ["", "[]", "{}", r#"{"all":false}"#, r#"{"keys":[]}"#, r#"{"keys":[1]}"#, r#"{"everything":true}"#]
+        {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
         for body in [r#"{"all":true}"#, r#"{"keys":["a"]}"#, r#"{"keys_b64":["_"]}"#, r#" {"tags":["a"]}"#] {

@@ -28,8 +28,11 @@ const KEY: Row = Row {
 };
 const GET_MANY: Row =
     Row { path: "/v1/groups/{group}/get-many", methods: "POST", about: "The values of up to 1,000 keys." };
-const INVALIDATE: Row =
-    Row { path: "/v1/groups/{group}/invalidate", methods: "POST", about: "Drops what is cached on every node, the origin untouched: of `{\"keys\":[…]}` (or `keys_b64`), at most 1,000, of `{\"tags\":[…]}`, or of the whole group, `{\"all\":true}`. 204." };
+const INVALIDATE: Row = Row {
+    path: "/v1/groups/{group}/invalidate",
+    methods: "POST",
+    about: "Drops what is cached on every node, the origin untouched: of `{\"keys\":[…]}` (or `keys_b64`), at most 1,000, of `{\"tags\":[…]}`, or of the whole group, `{\"all\":true}`. 204.",
+};
 const GROUPS: Row =
     Row { path: "/v1/groups", methods: READ, about: "Each group's settings and counters at this node." };
 const CLUSTER: Row = Row {
