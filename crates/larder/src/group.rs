@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
-use larder_core::{Answer, Error, GroupConfig, Loader, Value, group::TIMEOUT_DEFAULT, peer::Condition, store::Policy};
+use larder_core::{
+    Answer, Error, ErrorKind, GroupConfig, Loader, Store, Value, group::TIMEOUT_DEFAULT, peer::Condition, store::Policy,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::typed::TypedGroup;
@@ -50,22 +52,53 @@ impl Group {
         Ok(answers.into_iter().map(|answer| answer.map(|answer| answer.value)).collect())
     }
 
-    /// Puts a value into a group without an origin. When this returns, every node answers with it.
+    /// Puts a value, into the origin too if the group [writes to it](GroupBuilder::write_through). When this returns, every node
+    /// answers with it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly) if the group has an origin; see [`Error`].
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly) if the group has an origin and does not write to it; see [`Error`].
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Value>) -> Result<(), Error> {
         self.0.put(key, value.into(), None, Condition::Always, TIMEOUT_DEFAULT).await.map(drop)
     }
 
-    /// Drops what is cached for `key`: it is loaded anew when it is next asked for. In a group without an origin it is gone.
+    /// Deletes a value, at the origin too if the group [writes to it](GroupBuilder::write_through). In a group with an origin that
+    /// it does not write to this is [`invalidate`](Self::invalidate).
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.0.delete(key, Condition::Always, TIMEOUT_DEFAULT).await.map(drop)
+    }
+
+    /// Drops what is cached for `key` on every node: it is loaded anew when it is next asked for. In a group without an origin it is
+    /// gone.
     ///
     /// # Errors
     ///
     /// See [`Error`].
     pub async fn invalidate(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.0.delete(key, Condition::Always, TIMEOUT_DEFAULT).await.map(drop)
+        self.0.invalidate(key, TIMEOUT_DEFAULT).await
+    }
+
+    /// Drops every value that bears one of these [tags](Value::with_tags) on every node, however many there are.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn invalidate_tags<T: AsRef<[u8]>>(&self, tags: impl IntoIterator<Item = T>) -> Result<(), Error> {
+        let tags: Vec<T> = tags.into_iter().collect();
+        self.0.invalidate_tags(&tags, TIMEOUT_DEFAULT).await
+    }
+
+    /// Drops every value of the group on every node, however many there are.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn invalidate_all(&self) -> Result<(), Error> {
+        self.0.invalidate_all(TIMEOUT_DEFAULT).await
     }
 
     /// The same group for values of a type of one's own, as JSON. The loader of a typed group is made by
@@ -89,11 +122,12 @@ pub struct GroupBuilder<'a> {
     name: String,
     config: GroupConfig,
     loader: Option<Arc<dyn Loader>>,
+    store: Option<Arc<dyn Store>>,
 }
 
 impl<'a> GroupBuilder<'a> {
     pub(crate) fn new(node: &'a larder_core::Node, name: String, loader: Option<Arc<dyn Loader>>) -> Self {
-        Self { node, name, config: GroupConfig::default(), loader }
+        Self { node, name, config: GroupConfig::default(), loader, store: None }
     }
 
     /// Bytes for keys, values and bookkeeping.
@@ -138,6 +172,38 @@ impl<'a> GroupBuilder<'a> {
         self
     }
 
+    /// Writes what is put and deleted to `store` before that is acknowledged: by the owner of its key, one change of a key after the
+    /// other. [`store_fn`](crate::store_fn) makes one of a closure.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, sync::{Arc, Mutex}};
+    /// use larder::{Change, Key, Node, Value, loader_fn, store_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), larder::Error> {
+    /// let rows: Arc<Mutex<HashMap<Key, Value>>> = Arc::default();
+    /// let (read, written) = (rows.clone(), rows.clone());
+    /// let loader = loader_fn(move |key| {
+    ///     let row = read.lock().unwrap().get(&key).cloned();
+    ///     async { Ok::<_, std::io::Error>(row) }
+    /// });
+    /// let store = store_fn(move |update| {
+    ///     match update.change {
+    ///         Change::Put(value) => written.lock().unwrap().insert(update.key, value),
+    ///         Change::Delete => written.lock().unwrap().remove(&update.key),
+    ///     };
+    ///     async { Ok(()) }
+    /// });
+    /// let node = Node::builder().start().await?;
+    /// let users = node.group("users", loader).write_through(store).open()?;
+    /// users.put("42", "Ada").await?;
+    /// assert_eq!(rows.lock().unwrap()[&Key::new("42")?], Value::from("Ada"));
+    /// # Ok(()) }
+    /// ```
+    pub fn write_through(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
     /// How many loads may be under way at once at this node.
     pub fn origin_concurrency(mut self, loads: usize) -> Self {
         self.config.origin_concurrency = loads;
@@ -156,6 +222,15 @@ impl<'a> GroupBuilder<'a> {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name can't be one or is taken, or a setting is impossible.
     pub fn open(self) -> Result<Group, Error> {
-        self.node.open_group(&self.name, self.config, self.loader).map(Group)
+        let Self { node, name, config, loader, store } = self;
+        let opened = match (loader, store) {
+            (Some(loader), Some(store)) => node.open_group_through(&name, config, loader, store),
+            (None, Some(_)) => {
+                let message = "a group that writes to an origin has to load from it, too: open it with a loader";
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+            (loader, None) => node.open_group(&name, config, loader),
+        };
+        opened.map(Group)
     }
 }

@@ -42,6 +42,7 @@ mod clock;
 mod group;
 mod loader;
 mod node;
+mod store;
 mod typed;
 
 pub use bytesize::ByteSize;
@@ -50,12 +51,14 @@ pub use group::{Group, GroupBuilder};
 pub use larder_cluster as cluster;
 pub use larder_core as core;
 pub use larder_core::{
-    Answer, Clock, Error, ErrorKind, GroupConfig, Key, LoadError, LoadRequest, Loaded, Loader, Member, Members,
-    Membership, Outcome, Ring, Transport, Value, Version, store::Policy,
+    Answer, Change, Clock, Error, ErrorKind, GroupConfig, Key, LoadError, LoadRequest, Loaded, Loader, Member, Members,
+    Membership, Outcome, Ring, Store, Transport, Update, UpdateError, Value, Version,
+    store::{Policy, Tag, Tags},
 };
 #[cfg(feature = "origins")]
 pub use larder_origin as origin;
 pub use larder_peer as peer;
 pub use loader::{LoaderFn, loader_fn};
 pub use node::{Node, NodeBuilder};
+pub use store::{StoreFn, store_fn, typed_store_fn};
 pub use typed::{TypedGroup, typed_loader_fn};

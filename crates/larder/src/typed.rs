@@ -47,7 +47,7 @@ impl<T: Serialize + DeserializeOwned> TypedGroup<T> {
         self.group.get(key).await?.as_ref().map(decode).transpose()
     }
 
-    /// Puts a value into a group without an origin.
+    /// Puts a value, as [`Group::put`].
     ///
     /// # Errors
     ///
@@ -56,6 +56,15 @@ impl<T: Serialize + DeserializeOwned> TypedGroup<T> {
         let value = encode(value)
             .map_err(|error| Error::new(ErrorKind::Invalid, format!("the value can't be written as JSON: {error}")))?;
         self.group.put(key, value).await
+    }
+
+    /// Deletes a value, as [`Group::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::delete`].
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.group.delete(key).await
     }
 
     /// The group under it.

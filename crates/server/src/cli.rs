@@ -4,7 +4,7 @@
 
 use std::{env, ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::TypedValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand, builder::TypedValueParser};
 use larder_bench::{CALLERS_MAX, Distribution};
 use larder_core::Key;
 
@@ -40,6 +40,8 @@ pub enum Command {
     Set(SetArgs),
     /// Removes a key.
     Rm(KeyArgs),
+    /// Drops what is cached of keys, of tags or of a group, on every node; the origin is left alone.
+    Invalidate(InvalidateArgs),
     /// Says which node owns a key.
     Owner(OwnerArgs),
     /// Shows the cluster and its groups.
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Get(args) => commands::get::run(&args),
         Command::Set(args) => commands::set::run(args),
         Command::Rm(args) => commands::rm::run(&args),
+        Command::Invalidate(args) => commands::invalidate::run(&args),
         Command::Owner(args) => commands::owner::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
@@ -193,6 +196,27 @@ pub struct SetArgs {
     pub key: KeyArgs,
     /// The value; without one, or with -, it is read from stdin.
     pub value: Option<OsString>,
+}
+
+/// `larder invalidate`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("what").args(["keys", "tags", "all"]).required(true).multiple(true)))]
+pub struct InvalidateArgs {
+    /// The group.
+    #[arg(value_parser = group)]
+    pub group: String,
+    /// The keys: any bytes, 1 to 1024 of them.
+    #[arg(value_name = "KEY", value_parser = key_parser())]
+    pub keys: Vec<Key>,
+    /// A tag: whatever bears it goes. May be repeated.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// All of the group.
+    #[arg(long)]
+    pub all: bool,
+    /// Which node is asked.
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// `larder owner`.

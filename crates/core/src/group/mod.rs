@@ -34,7 +34,7 @@ use tokio::time::Instant;
 pub use answer::{Answer, Outcome};
 pub use config::{GroupConfig, HOT_LEASE_MAX};
 pub use marks::MARKS_AT_ONCE_MAX;
-pub use write::WriteOptions;
+pub use write::{INVALIDATE_MANY_MAX, WriteOptions};
 
 use self::{
     answer::Fetched,

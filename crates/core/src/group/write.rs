@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::{Group, TIMEOUT_DEFAULT, TIMEOUT_MAX, unreachable};
@@ -18,6 +19,12 @@ const WRITE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a write is tried: in two thirds of a second nodes that can hear of each other agree.
 const WRITE_TRIES_MAX: u32 = 6;
+
+/// The most keys of one [`Group::invalidate_many`].
+pub const INVALIDATE_MANY_MAX: usize = 1_000;
+
+/// How many of them are invalidated at once.
+const INVALIDATED_AT_ONCE_MAX: usize = 256;
 
 /// How a write is to be done.
 ///
@@ -90,6 +97,23 @@ impl Group {
     pub async fn invalidate(&self, key: impl AsRef<[u8]>, timeout: Duration) -> Result<(), Error> {
         let options = WriteOptions { timeout, ..WriteOptions::default() };
         self.write(key, WriteOp::Invalidate { ends_guard: false }, options).await.map(drop)
+    }
+
+    /// Drops what is cached of several keys on every node.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if there are more than [`INVALIDATE_MANY_MAX`], and if one can't be a key: nothing was done then. Else the
+    /// first error: some of the others may be done.
+    pub async fn invalidate_many<K: AsRef<[u8]>>(&self, keys: &[K], timeout: Duration) -> Result<(), Error> {
+        if keys.len() > INVALIDATE_MANY_MAX {
+            let message = format!("{} keys in one request: {INVALIDATE_MANY_MAX} is the most", keys.len());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        keys.iter().try_for_each(|key| Key::check(key.as_ref()))?;
+        let invalidations: Vec<_> = keys.iter().map(|key| self.invalidate(key.as_ref(), timeout)).collect();
+        // They go to their owners in the same frames.
+        stream::iter(invalidations).buffer_unordered(INVALIDATED_AT_ONCE_MAX).try_collect::<()>().await
     }
 
     /// Writes a key, in whichever way.

@@ -6,8 +6,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::HeaderValue;
 use larder_core::{
-    Answer, Clock, Error, ErrorKind, Group, Node, Value, Version, check_group_name, group::GET_MANY_VALUES_LEN_MAX,
-    peer::Condition, stats::GetOutcome,
+    Answer, Clock, Error, ErrorKind, Group, Node, Value, Version, check_group_name,
+    group::{GET_MANY_VALUES_LEN_MAX, WriteOptions},
+    peer::{Condition, WriteOp},
+    stats::GetOutcome,
+    store::{TAGS_MAX, Tag, Tags},
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -15,7 +18,8 @@ use tonic::{Request, Response, Status};
 use super::{
     api::{
         self, DeleteRequest, DeleteResponse, Failed, GetManyRequest, GetManyResponse, GetRequest, GetResponse,
-        KeyAnswer, NotFound, PutRequest, PutResponse, cache_server::Cache, condition::When, key_answer,
+        InvalidateRequest, InvalidateResponse, KeyAnswer, NotFound, PutRequest, PutResponse, cache_server::Cache,
+        condition::When, key_answer,
     },
     call::Call,
     convert::millis,
@@ -55,20 +59,33 @@ impl Cache for CacheService {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let (call, PutRequest { group, key, value, content_type, ttl_ms, condition }) = parts(request)?;
+        let (call, request) = parts(request)?;
+        let PutRequest { group, key, value, content_type, ttl_ms, condition, tags, idempotency_key } = request;
         let group = self.group(&group)?;
-        let condition = parse_condition(condition)?;
-        let value = with_content_type(Value::new(value), content_type)?;
-        let ttl = ttl_ms.map(Duration::from_millis);
-        let version = group.put(&key, value, ttl, condition, call.left()).await.map_err(status::of)?;
+        let value = with_content_type(Value::new(value), content_type)?.with_tags(parse_tags(&tags)?);
+        let op = WriteOp::Put { value, ttl: ttl_ms.map(Duration::from_millis) };
+        let options = options(&call, condition, idempotency_key)?;
+        let version = group.write(&key, op, options).await.map_err(status::of)?;
         Ok(Response::new(PutResponse { version: told(version) }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let (call, DeleteRequest { group, key, condition }) = parts(request)?;
+        let (call, DeleteRequest { group, key, condition, idempotency_key }) = parts(request)?;
         let group = self.group(&group)?;
-        group.delete(&key, parse_condition(condition)?, call.left()).await.map_err(status::of)?;
+        let options = options(&call, condition, idempotency_key)?;
+        group.write(&key, WriteOp::Delete, options).await.map_err(status::of)?;
         Ok(Response::new(DeleteResponse {}))
+    }
+
+    async fn invalidate(&self, request: Request<InvalidateRequest>) -> Result<Response<InvalidateResponse>, Status> {
+        let (call, InvalidateRequest { group, keys, tags, all }) = parts(request)?;
+        let group = self.group(&group)?;
+        if all {
+            group.invalidate_all(call.left()).await.map_err(status::of)?;
+        }
+        group.invalidate_tags(&tags, call.left()).await.map_err(status::of)?;
+        group.invalidate_many(&keys, call.left()).await.map_err(status::of)?;
+        Ok(Response::new(InvalidateResponse {}))
     }
 }
 
@@ -156,6 +173,22 @@ fn with_content_type(value: Value, content_type: String) -> Result<Value, Status
         return Err(invalid("the content type can't be one: give a media type such as application/json"));
     }
     Ok(value.with_content_type(content_type))
+}
+
+fn options(call: &Call, condition: Option<api::Condition>, idempotency_key: String) -> Result<WriteOptions, Status> {
+    let idempotency_key = (!idempotency_key.is_empty()).then(|| Arc::from(idempotency_key));
+    Ok(WriteOptions { condition: parse_condition(condition)?, idempotency_key, timeout: call.left() })
+}
+
+fn parse_tags(names: &[String]) -> Result<Tags, Status> {
+    let mut tags = Tags::NONE;
+    for name in names {
+        let tag = Tag::of(name.trim().as_bytes());
+        if !tags.iter().any(|known| known == tag) && !tags.push(tag) {
+            return Err(invalid(&format!("a value bears {TAGS_MAX} tags at most: give fewer")));
+        }
+    }
+    Ok(tags)
 }
 
 fn invalid(message: &str) -> Status {

@@ -339,8 +339,9 @@ mod tests {
             }),
             1 => Just(None),
         ];
-        (any::<u64>(), 0..3_u32, vec(any::<u8>(), 0..200), any::<u64>(), op)
-            .prop_map(|(id, group, key, left_ms, op)| Request { id, group, key: key.into(), left_ms, op })
+        (any::<u64>(), 0..3_u32, vec(any::<u8>(), 0..200), any::<u64>(), op).prop_map(
+            |(id, group, key, left_ms, op)| Request { id, group, key: key.into(), left_ms, op, ..Request::default() },
+        )
     }
 
     fn any_answer() -> impl Strategy<Value = Answer> {
@@ -415,10 +416,10 @@ mod tests {
         #[test]
         fn what_is_written_is_what_prost_reads(request in any_request(), other in any_request()) {
             let mut bytes = BytesMut::new();
-            for Request { id, group, key, left_ms, op } in [request.clone(), other.clone()] {
+            for Request { id, group, key, left_ms, op, .. } in [request.clone(), other.clone()] {
                 match op {
                     Some(Op::Get(get)) => write_get(&mut bytes, id, group, &key, left_ms, get),
-                    op => write_request(&mut bytes, &Request { id, group, key, left_ms, op }),
+                    op => write_request(&mut bytes, &Request { id, group, key, left_ms, op, ..Request::default() }),
                 }
             }
             prop_assert_eq!(Frame::decode(bytes.freeze()).unwrap().requests, [request, other]);

@@ -205,8 +205,14 @@ async fn an_exchange_and_calls_share_a_connection() {
     assert!(answers.message().await.unwrap().unwrap().hello.is_some());
     client.put(put("k", "v")).await.unwrap();
     let op = proto::Get { value_len_max: 100, ..proto::Get::default() };
-    let request =
-        proto::Request { id: 7, group: 0, key: "k".into(), left_ms: 10_000, op: Some(proto::request::Op::Get(op)) };
+    let request = proto::Request {
+        id: 7,
+        group: 0,
+        key: "k".into(),
+        left_ms: 10_000,
+        op: Some(proto::request::Op::Get(op)),
+        ..proto::Request::default()
+    };
     send.send(proto::Frame { groups: vec![PLAIN.into()], requests: vec![request], ..Default::default() }).unwrap();
     let answer = answers.message().await.unwrap().unwrap().answers.remove(0);
     let Some(proto::answer::Outcome::Found(found)) = answer.outcome else { panic!("{answer:?}") };

@@ -117,7 +117,12 @@ pub(crate) fn put(key: impl AsRef<[u8]>, value: impl Into<bytes::Bytes>) -> PutR
 }
 
 pub(crate) fn delete(group: &str, key: impl AsRef<[u8]>) -> DeleteRequest {
-    DeleteRequest { group: group.into(), key: key.as_ref().to_vec().into(), condition: None }
+    DeleteRequest {
+        group: group.into(),
+        key: key.as_ref().to_vec().into(),
+        condition: None,
+        idempotency_key: String::new(),
+    }
 }
 
 /// The code of an error, and the kind that it names.

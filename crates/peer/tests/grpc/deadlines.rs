@@ -38,7 +38,7 @@ impl PeerService for Asked {
 }
 
 fn request(id: u64, left_ms: u64, op: Op) -> Request {
-    Request { id, group: 0, key: format!("key {id}").into(), left_ms, op: Some(op) }
+    Request { id, group: 0, key: format!("key {id}").into(), left_ms, op: Some(op), ..Request::default() }
 }
 
 fn get() -> Op {

@@ -23,7 +23,7 @@ use crate::{
 
 fn get(id: u64, key: &str) -> Request {
     let op = proto::Get { value_len_max: 1 << 20, ..proto::Get::default() };
-    Request { id, group: 0, key: key.to_owned().into(), left_ms: 10_000, op: Some(Op::Get(op)) }
+    Request { id, group: 0, key: key.to_owned().into(), left_ms: 10_000, op: Some(Op::Get(op)), ..Request::default() }
 }
 
 fn frame(requests: Vec<Request>) -> Frame {

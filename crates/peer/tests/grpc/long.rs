@@ -96,7 +96,7 @@ const EIGHT_MIB: usize = 8 << 20;
 fn short(id: u64) -> Vec<u8> {
     let op = Op::Get(proto::Get { value_len_max: EIGHT_MIB as u64, ..proto::Get::default() });
     let key = if id == 0 { "big".into() } else { format!("key {id}").into() };
-    let request = Request { id, group: 0, key, left_ms: 60_000, op: Some(op) };
+    let request = Request { id, group: 0, key, left_ms: 60_000, op: Some(op), ..Request::default() };
     Frame { groups: vec!["g".into()], requests: vec![request], ..Frame::default() }.encode_to_vec()
 }
 

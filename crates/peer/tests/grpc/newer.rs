@@ -170,7 +170,7 @@ impl PeerService for Taking {
 }
 
 fn request(id: u64, key: &'static str, op: Op) -> Request {
-    Request { id, group: 0, key: key.into(), left_ms: 10_000, op: Some(op) }
+    Request { id, group: 0, key: key.into(), left_ms: 10_000, op: Some(op), ..Request::default() }
 }
 
 fn get(id: u64) -> Request {

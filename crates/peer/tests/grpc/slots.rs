@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder_core::{
     Error, Member, Members, Membership, NodeConfig, PeerService, Ring, Version,
-    claim::{ClaimAnswer, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, SlotCall, SlotReply, SlotRequest, SlotsClaim},
+    claim::{Carried, ClaimAnswer, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, SlotCall, SlotReply, SlotRequest, SlotsClaim},
     peer::{PeerAnswer, PeerError, PeerQuestion, PeerWrite},
     placement::{Slot, SlotSet},
     testing::{
@@ -190,7 +190,10 @@ async fn claimed(outcome: Outcome) -> Result<SlotReply, PeerError> {
 }
 
 fn says(answers: Vec<proto::ClaimAnswer>) -> Outcome {
-    Outcome::Claimed(proto::Claimed { answers: proto::Answers { answers }.encode_to_vec().into() })
+    Outcome::Claimed(proto::Claimed {
+        answers: proto::Answers { answers }.encode_to_vec().into(),
+        ..proto::Claimed::default()
+    })
 }
 
 fn claim_answer(says: Says) -> proto::ClaimAnswer {
@@ -206,7 +209,7 @@ async fn an_answer_that_can_not_be_one_is_an_error_of_its_request_alone() {
         says(vec![released(), elsewhere("", Some(proto::GivenUp::default()))]),
         says(vec![elsewhere("c", None)]),
         says(vec![proto::ClaimAnswer::default(); 10_000]),
-        Outcome::Claimed(proto::Claimed { answers: "no message".into() }),
+        Outcome::Claimed(proto::Claimed { answers: "no message".into(), ..proto::Claimed::default() }),
         Outcome::Pushed(proto::Pushed::default()),
         Outcome::Confirmed(proto::Confirmed {}),
         Outcome::Recalled(proto::Recalled { slots: slots(), ..proto::Recalled::default() }),
@@ -226,9 +229,11 @@ async fn what_only_a_newer_node_says_to_a_claim_is_passed_over() {
     let mut answers = proto::Answers { answers: vec![newer, released] }.encode_to_vec();
     // A field of which this node does not know.
     answers.extend([0x98, 0x06, 0x01]);
-    let reply = claimed(Outcome::Claimed(proto::Claimed { answers: answers.into() })).await.unwrap();
+    let reply = claimed(Outcome::Claimed(proto::Claimed { answers: answers.into(), ..proto::Claimed::default() }))
+        .await
+        .unwrap();
     let slots = SlotSet::from_bytes(&slots()).unwrap();
-    assert_eq!(reply, SlotReply::Claimed(vec![(slots, ClaimAnswer::Released { had: true })]));
+    assert_eq!(reply, SlotReply::Claimed(vec![(slots, ClaimAnswer::Released { had: true })], Carried::default()));
 }
 
 /// A membership that has the same members for ever, and tells when somebody looks.

@@ -3,17 +3,10 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use larder_core::{Group, Key};
+use larder_core::Group;
 use serde::Deserialize;
 
 use super::problem::Problem;
-
-/// The most keys of one request.
-const KEYS_MAX: usize = 1_000;
-
-/// How many keys are invalidated at once: they go to their owners in the same frames.
-const AT_ONCE_MAX: usize = 256;
 
 /// What a client wants to be gone.
 #[derive(Deserialize)]
@@ -36,14 +29,6 @@ pub(super) async fn carry_out(group: &Group, body: &[u8], left: impl Fn() -> Dur
         STANDARD.decode(key).map_err(|_| Problem::bad_request("One of keys_b64 is not Base64, padded (RFC 4648)."))
     });
     let keys = keys.into_iter().map(|key| Ok(key.into_bytes())).chain(decoded).collect::<Result<Vec<_>, Problem>>()?;
-    if keys.len() > KEYS_MAX {
-        return Err(Problem::bad_request(format!(
-            "There are {} keys in one request: {KEYS_MAX} is the most.",
-            keys.len()
-        )));
-    }
-    // Nothing is done for some if one can't be right.
-    keys.iter().try_for_each(|key| Key::check(key))?;
     if all {
         group.invalidate_all(left()).await?;
     }
@@ -51,12 +36,7 @@ pub(super) async fn carry_out(group: &Group, body: &[u8], left: impl Fn() -> Dur
         let trimmed: Vec<&[u8]> = tags.iter().map(|tag| tag.as_bytes().trim_ascii()).collect();
         group.invalidate_tags(&trimmed, left()).await?;
     }
-    let invalidated = stream::iter(keys).map(|key| {
-        let left = left();
-        async move { group.invalidate(key, left).await }
-    });
-    invalidated.buffer_unordered(AT_ONCE_MAX).try_collect::<()>().await?;
-    Ok(())
+    Ok(group.invalidate_many(&keys, left()).await?)
 }
 
 fn parse(body: &[u8]) -> Result<Unwanted, Problem> {

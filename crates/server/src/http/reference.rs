@@ -26,7 +26,13 @@ const REQUEST_HEADERS: &[(&str, &str, &str)] = &[
     ("`Cache-Control: max-age=<seconds>`", "PUT", "The key's own ttl."),
     ("`Larder-Ttl-Ms`", "PUT", "The same in milliseconds; stands above `max-age`."),
     ("`Content-Type`", "PUT", "Kept, and told to whoever gets the value."),
-    ("`Larder-Tags`, `Idempotency-Key`", "PUT, DELETE", "Don't work yet: 400."),
+    ("`Larder-Tags: <tag>, <tag>`", "PUT", "By which the value can be invalidated together with others: at most 15."),
+    (
+        "`Idempotency-Key`",
+        "PUT, DELETE",
+        "A repetition under the same key is answered as the first was, for 10 minutes, unless a crash of the key's owner makes it \
+         forget. At most 256 characters.",
+    ),
 ];
 
 /// What comes with a value.

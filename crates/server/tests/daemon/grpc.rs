@@ -75,7 +75,9 @@ async fn what_is_put_over_grpc_is_got_over_http_at_every_node_and_the_other_way_
         let value = last.get(get(&key)).await.unwrap().into_inner().value.unwrap();
         assert_eq!((&value.data[..], &*value.content_type), (&b"over HTTP"[..], "application/octet-stream"));
         let group = GROUP.to_owned();
-        last.delete(DeleteRequest { group, key: key.clone().into(), condition: None }).await.unwrap();
+        last.delete(DeleteRequest { group, key: key.clone().into(), condition: None, idempotency_key: String::new() })
+            .await
+            .unwrap();
         assert_eq!(cluster[0].ask(get_key(&key)).await.status, 404);
     }
 }

@@ -200,6 +200,7 @@ impl Target for ByPeer {
             key: key.clone(),
             op: WriteOp::Put { value: value.clone().into(), ttl: None },
             condition: Condition::Always,
+            idempotency_key: None,
             deadline: Instant::now() + TIMEOUT_DEFAULT,
         };
         let put = async || {
