@@ -42,6 +42,10 @@ const CLAIM_BACK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked at whether another member was heard of lately.
 const CONTACT_EVERY: Duration = Duration::from_millis(50);
 
+/// How long a node goes on claiming from one that is no member of its view, and says that this node is none of its own: views that can
+/// agree do so sooner. Where they can't, both act.
+const DISAGREEMENT_WAIT: Duration = Duration::from_secs(3);
+
 /// Of whom is claimed, and whether politely: such claims are in no hurry and must not hold up others.
 type Addressee = (Arc<str>, bool);
 
@@ -175,15 +179,18 @@ impl Node {
     /// What time brings about.
     fn step_claims(&self) {
         let (view, now) = (self.view(), self.clock().now());
-        // Who was sent away may be there all the same: it is asked, and has its time to answer. Who does is not gone, whatever
-        // this node's view says: it may be this node that was sent away.
+        // Who was sent away may be there all the same: it is asked, and has its time to answer.
         let lost = |name: &str| self.reach(name).is_none() || self.tenure().unheard(name) == Some(Unheard::Unreached);
-        let gone = |name: &str| {
+        let lease = self.hot_lease();
+        let wait = |name: &str| {
             let is_unheard = self.reach(name).is_none() || self.tenure().unheard(name).is_some();
-            is_unheard && view.members().position(name).is_none()
+            // Who answers is not gone, whatever this node's view says: it may be this node that was sent away, and is about to
+            // hear of it.
+            let wait = if is_unheard { lease } else { lease.max(DISAGREEMENT_WAIT) };
+            view.members().position(name).is_none().then_some(wait)
         };
         self.tenure().become_late(lost, now);
-        self.tenure().give_up(gone, self.hot_lease(), now);
+        self.tenure().give_up(wait, lease, now);
         let stopped = self.tenure().stop_lingering(now);
         if !stopped.is_empty() {
             self.groups().iter().for_each(|group| group.detach(&stopped));

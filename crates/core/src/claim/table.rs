@@ -427,16 +427,19 @@ impl Claims {
         })
     }
 
-    /// Slots claimed for `waited` already from nodes that are `gone`, or from stand-ins after a start: the node acts.
-    pub(crate) fn give_up(&mut self, gone: impl Fn(&str) -> bool, waited: Duration, now: Moment) -> SlotSet {
+    /// Slots claimed for long enough from who is no member any more (`wait` says for how long, of one that isn't), or for a `lease`
+    /// from stand-ins after a start: the node acts.
+    pub(crate) fn give_up(&mut self, wait: impl Fn(&str) -> Option<Duration>, lease: Duration, now: Moment) -> SlotSet {
         if !self.busy.claims {
             return SlotSet::default();
         }
         self.each(|entry, nodes| {
-            let is_over = |from: NodeId| entry.is_first || gone(&nodes.names[from as usize]);
-            let gives_up = !entry.is_dirty
-                && now >= entry.gained + waited
-                && entry.state.ask().is_some_and(|(from, _)| is_over(from));
+            let wait = |from: NodeId| {
+                let first = entry.is_first.then_some(lease);
+                first.or_else(|| wait(&nodes.names[from as usize]))
+            };
+            let asked = || entry.state.ask().and_then(|(from, _)| wait(from));
+            let gives_up = !entry.is_dirty && asked().is_some_and(|wait| now >= entry.gained + wait);
             if gives_up {
                 entry.state.given_up();
             }
@@ -559,9 +562,9 @@ mod tests {
         assert!(b.become_late(|_| false, start + (CLAIM_WAIT - Duration::from_nanos(1))).is_empty());
         assert_eq!((b.become_late(|_| false, start + CLAIM_WAIT).len(), count(&b, Phase::Reads)), (6_384, 6_384));
         assert!(b.become_late(|_| false, start + CLAIM_WAIT).is_empty(), "it is news once");
-        assert!(b.give_up(|_| false, wait, start + wait).is_empty());
-        assert!(b.give_up(|_| true, wait, start + (wait - Duration::from_nanos(1))).is_empty());
-        assert_eq!((b.give_up(|_| true, wait, start + wait).len(), count(&b, Phase::Acts)), (6_384, 6_384));
+        assert!(b.give_up(|_| None, wait, start + wait).is_empty());
+        assert!(b.give_up(|_| Some(wait), wait, start + (wait - Duration::from_nanos(1))).is_empty());
+        assert_eq!((b.give_up(|_| Some(wait), wait, start + wait).len(), count(&b, Phase::Acts)), (6_384, 6_384));
     }
 
     #[test]

@@ -342,10 +342,10 @@ impl Tenure {
         self.publish(&claims, &late);
     }
 
-    /// The node acts for what it has claimed for `waited` from nodes that are gone.
-    pub(crate) fn give_up(&self, gone: impl Fn(&str) -> bool, waited: Duration, now: Moment) {
+    /// The node acts for what it has claimed for long enough from nodes that are no members any more.
+    pub(crate) fn give_up(&self, wait: impl Fn(&str) -> Option<Duration>, lease: Duration, now: Moment) {
         let mut claims = self.claims.lock();
-        let acts = claims.give_up(gone, waited, now);
+        let acts = claims.give_up(wait, lease, now);
         self.publish(&claims, &acts);
     }
 

@@ -53,7 +53,7 @@ async fn reflection_lists_the_services_and_describes_them() {
     let file = prost_types::FileDescriptorProto::decode(&described.file_descriptor_proto[0][..]).unwrap();
     assert_eq!(file.name(), "larder/v1/cache.proto");
     let methods: Vec<&str> = file.service[0].method.iter().map(|method| method.name()).collect();
-    assert_eq!(methods, ["Get", "GetMany", "Put", "Delete"]);
+    assert_eq!(methods, ["Get", "GetMany", "Put", "Delete", "Invalidate"]);
     let comments = file.source_code_info.unwrap().location;
     assert!(comments.iter().any(|place| place.leading_comments().contains("The value of a key")));
     assert!(ask_reflection!(served, v1, FileContainingSymbol("nothing")).is_err());

@@ -217,19 +217,55 @@ async fn a_put_may_set_the_ttl() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_work_yet_is_refused_and_does_nothing() {
+async fn tags_and_groups_are_invalidated_as_a_whole() {
     let daemon = Daemon::start().await;
-    for (method, path, headers) in [
-        ("PUT", "/v1/groups/plain/keys/k", "Larder-Tags: a, b\r\n"),
-        ("PUT", "/v1/groups/plain/keys/k", "Idempotency-Key: 1\r\n"),
-        ("DELETE", "/v1/groups/plain/keys/k", "Idempotency-Key: 1\r\n"),
-        ("POST", "/v1/groups/plain/invalidate", ""),
-    ] {
-        let answer = daemon.ask(method, path, headers, "{}").await;
-        assert_eq!(answer.problem(), "bad-request");
-        assert!(answer.json()["detail"].as_str().unwrap().contains("not work yet"), "{}", answer.text());
+    let path = |key: &str| format!("/v1/groups/plain/keys/{key}");
+    let invalidate = async |body: &str| daemon.ask("POST", "/v1/groups/plain/invalidate", "", body).await;
+    for (key, tags) in
+        [("a", "Larder-Tags: red, round\r\n"), ("b", "Larder-Tags: red\r\nLarder-Tags: blue\r\n"), ("c", "")]
+    {
+        assert_eq!(daemon.ask("PUT", &path(key), tags, key).await.status, 204);
     }
-    assert_eq!(daemon.get("/v1/groups/plain/keys/k").await.status, 404);
+    let found = async || {
+        let mut found = String::new();
+        for key in ["a", "b", "c"] {
+            if daemon.get(&path(key)).await.status == 200 {
+                found += key;
+            }
+        }
+        found
+    };
+    assert_eq!(invalidate(r#"{"tags":["blue"]}"#).await.status, 204);
+    assert_eq!(found().await, "ac");
+    assert_eq!(invalidate(r#"{"tags":["round"],"keys_b64":["Yw=="]}"#).await.status, 204);
+    assert_eq!(found().await, "");
+    daemon.ask("PUT", &path("a"), "", "a").await;
+    assert_eq!(invalidate(r#"{"keys":["b"]}"#).await.status, 204);
+    assert_eq!(found().await, "a");
+    assert_eq!(invalidate(r#"{"all":true}"#).await.status, 204);
+    assert_eq!(found().await, "");
+    for body in ["", "{}", r#"{"keys":"a"}"#, r#"{"keys_b64":["_"]}"#, r#"{"keys":[""]}"#] {
+        assert_eq!(invalidate(body).await.problem(), "bad-request", "{body}");
+    }
+    let many = format!("Larder-Tags: {}\r\n", (0..16).map(|n| format!("t{n}")).collect::<Vec<_>>().join(","));
+    assert_eq!(daemon.ask("PUT", &path("a"), &many, "a").await.problem(), "bad-request");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_write_is_answered_as_the_first_was() {
+    let daemon = Daemon::start().await;
+    let path = "/v1/groups/plain/keys/k";
+    let first = daemon.ask("PUT", path, "Idempotency-Key: 1\r\n", "one").await;
+    let second = daemon.ask("PUT", path, "Idempotency-Key: 2\r\n", "two").await;
+    let again = daemon.ask("PUT", path, "Idempotency-Key: 1\r\n", "one").await;
+    assert_eq!((first.header("etag"), again.status), (again.header("etag"), 204));
+    assert_ne!(first.header("etag"), second.header("etag"));
+    assert_eq!(daemon.get(path).await.text(), "two");
+    let too_long = format!("Idempotency-Key: {}\r\n", "x".repeat(257));
+    for wrong in [&too_long, "Idempotency-Key: \r\n", "Idempotency-Key: a\r\nIdempotency-Key: b\r\n"] {
+        assert_eq!(daemon.ask("PUT", path, wrong, "three").await.problem(), "bad-request");
+    }
+    assert_eq!(daemon.get(path).await.text(), "two");
 }
 
 #[tokio::test(start_paused = true)]

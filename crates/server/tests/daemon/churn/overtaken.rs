@@ -86,7 +86,6 @@ async fn what_is_loaded_for_an_owner_that_is_none_any_more_is_answered_and_not_k
 }
 
 #[tokio::test]
-#[ignore = "a group without an origin finds nothing until its claim is answered, and says so"]
 async fn a_node_that_stood_still_does_not_answer_from_the_view_it_had() {
     let mut fleet = Fleet::start(&["a", "b", "c"], "[groups.g]").await;
     let keys = moving(&["a", "b", "c"], &["a", "b"]);
