@@ -3,7 +3,7 @@
 //! For a while after a slot came here, a miss first looks at the node that had it before, and that node sends what it has.
 //! Nothing of it takes the place of what was written here since: a tombstone stays for each key that was.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -32,9 +32,10 @@ const PEEK_PAUSE: Duration = Duration::from_millis(20);
 /// of 40 bytes takes about a hundred: 7 MB.
 const TOMBSTONES_MAX: usize = 65_536;
 
-/// The keys that were written here since their slots came, for as long as older values may come in.
+/// The keys that were written here since their slots came, for as long as older values may come in; each with the term under which
+/// its slot came. When it comes another time, those that were written before have nothing to say any more.
 #[derive(Default)]
-pub(super) struct Tombstones(Mutex<HashSet<Key>>);
+pub(super) struct Tombstones(Mutex<HashMap<Key, Version>>);
 
 /// What the node that had a slot before says of a key.
 pub(super) enum Peeked {
@@ -54,6 +55,8 @@ pub(super) struct Handed {
     meta: PeerMeta,
     /// From when what is left of its ttl counts.
     told: Moment,
+    /// Under which the slot came.
+    term: Version,
 }
 
 impl Group {
@@ -110,10 +113,10 @@ impl Group {
                 continue;
             }
             is_open = true;
-            let handed = Handed { value, meta, told };
+            let handed = Handed { value, meta, told, term };
             let is_stored = loads.unless_guarded(&key, || {
                 // It may have been written, or gone on to another, while this came to its turn.
-                let takes = node.phase(slot, key.as_bytes()) == Phase::Acts && !self.0.tombstones.has(&key);
+                let takes = node.phase(slot, key.as_bytes()) == Phase::Acts && !self.0.tombstones.has(&key, term);
                 takes && self.install(&key, slot, &handed)
             });
             if is_stored == Some(true) {
@@ -158,14 +161,14 @@ impl Group {
         let Inner { node, tombstones, .. } = &*self.0;
         let told = self.now();
         let Some((before, term)) = node.tenure().before(slot, told) else { return Peeked::Closed };
-        if tombstones.has(key) {
+        if tombstones.has(key, term) {
             return Peeked::Closed;
         }
         // One that has left has nothing any more.
         let Some(peer) = node.view().peer(&before).cloned() else { return Peeked::Unreached };
         let question = self.question(key, AskedAs::Before(term), deadline);
         match peer.get(question).await {
-            Ok(PeerAnswer::Found { value, meta: Some(meta), .. }) => Peeked::Found(Handed { value, meta, told }),
+            Ok(PeerAnswer::Found { value, meta: Some(meta), .. }) => Peeked::Found(Handed { value, meta, told, term }),
             Ok(PeerAnswer::NotHeld) => Peeked::NotHeld,
             Err(PeerError::Unreachable { .. }) => Peeked::Unreached,
             Ok(_) | Err(_) => Peeked::Unknown,
@@ -180,7 +183,7 @@ impl Group {
         match self.peek_before(key, slot).await {
             Peeked::Closed | Peeked::NotHeld => Ok(()),
             Peeked::Found(handed) => {
-                self.0.loads.hold(key, || !self.0.tombstones.has(key) && self.install(key, slot, &handed));
+                self.0.loads.hold(key, || !self.0.tombstones.has(key, handed.term) && self.install(key, slot, &handed));
                 Ok(())
             }
             Peeked::Unreached | Peeked::Unknown => Err(unreachable(
@@ -193,11 +196,11 @@ impl Group {
     pub(super) fn landing_handed(&self, key: &Key, slot: Slot, handed: Handed, attached: bool) -> Fetched {
         let Inner { stats, .. } = &*self.0;
         stats.loads.of(Source::Handoff).add(1);
-        let stored = attached && !self.0.tombstones.has(key) && self.install(key, slot, &handed);
+        let stored = attached && !self.0.tombstones.has(key, handed.term) && self.install(key, slot, &handed);
         if stored {
             stats.handoffs.of(Direction::In).add(1);
         }
-        let Handed { value, meta, told } = handed;
+        let Handed { value, meta, told, .. } = handed;
         Fetched {
             value,
             version: Some(meta.version),
@@ -210,7 +213,7 @@ impl Group {
 
     /// Stores an entry, unless a later one is there. Whoever calls holds the key in the table of loads.
     fn install(&self, key: &Key, slot: Slot, handed: &Handed) -> bool {
-        let Handed { value, meta: PeerMeta { version, age, ttl_left }, told } = handed;
+        let Handed { value, meta: PeerMeta { version, age, ttl_left }, told, .. } = handed;
         let fresh_until = ttl_left.map_or(Moment::NEVER, |left| *told + left);
         let window = if value.is_some() { self.0.settings.get().stale_window() } else { Duration::ZERO };
         let meta = Meta {
@@ -229,7 +232,9 @@ impl Group {
     /// loads.
     pub(super) fn bury(&self, key: &Key, slot: Slot) {
         let Inner { node, tombstones, .. } = &*self.0;
-        if node.tenure().is_warming(slot) && !tombstones.add(key) {
+        if let Some((_, term)) = node.tenure().before(slot, self.now())
+            && !tombstones.add(key, term)
+        {
             node.tenure().close(slot);
         }
     }
@@ -248,17 +253,18 @@ impl Group {
 }
 
 impl Tombstones {
-    fn has(&self, key: &Key) -> bool {
+    /// Whether a key was written since its slot came under this term.
+    fn has(&self, key: &Key, term: Version) -> bool {
         let keys = self.0.lock();
-        !keys.is_empty() && keys.contains(key)
+        !keys.is_empty() && keys.get(key) == Some(&term)
     }
 
     /// Whether there was room.
-    fn add(&self, key: &Key) -> bool {
+    fn add(&self, key: &Key, term: Version) -> bool {
         let mut keys = self.0.lock();
-        let fits = keys.len() < TOMBSTONES_MAX || keys.contains(key);
+        let fits = keys.len() < TOMBSTONES_MAX || keys.contains_key(key);
         if fits {
-            keys.insert(key.clone());
+            keys.insert(key.clone(), term);
         }
         fits
     }

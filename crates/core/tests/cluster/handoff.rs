@@ -217,3 +217,28 @@ async fn a_node_that_slept_while_others_acted_for_it_answers_with_what_they_wrot
     cluster.network.release(&name);
     assert_eq!(text(&cluster.get(sleeper, &key).await.unwrap()), "new");
 }
+
+/// A slot that comes back brings what was written meanwhile, also of keys that were written here before it left.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_a_slot_left_does_not_hide_what_it_comes_back_with() {
+    let cluster = cluster(3, false, &GroupConfig::default()).await;
+    let joins = || {
+        for node in &cluster.nodes {
+            node.change_view(states(&cluster, &[])).unwrap();
+        }
+    };
+    joins();
+    settle(&cluster).await;
+    let key = keys().into_iter().find(|key| cluster.owner(key) == 3).unwrap();
+    // Within the window in which its slot warms.
+    cluster.groups[0].put(&key, Value::from("old"), None, Condition::Always, TIMEOUT).await.unwrap();
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[(3, MemberState::Draining)])).unwrap();
+    }
+    settle(&cluster).await;
+    cluster.groups[0].put(&key, Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
+    joins();
+    for place in 0..4 {
+        assert_eq!(text(&cluster.get(place, &key).await.unwrap()), "new", "at {place}");
+    }
+}
