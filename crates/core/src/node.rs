@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport,
     Version,
+    authority::Authority,
     claim::{Attendance, Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
@@ -102,6 +103,8 @@ struct Inner {
     departed: Mutex<Vec<(Moment, Arc<Peer>)>>,
     /// When it last heard of another member.
     contact: Arc<Contact>,
+    /// What it can prove.
+    authority: Authority,
     /// Held while it asks whether its view stands.
     waking: tokio::sync::Mutex<()>,
     /// Since when there are the members that there are, and which were sent away.
@@ -169,6 +172,7 @@ impl Node {
             standing,
             tenure,
             departed: Mutex::default(),
+            authority: Authority::default(),
             contact,
             waking: tokio::sync::Mutex::default(),
             attendance: Mutex::new(attendance),
@@ -267,6 +271,14 @@ impl Node {
             }
             (_, Phase::Lingers) => Place::Mine,
             _ => place,
+        }
+    }
+
+    /// The same, but for who goes on answering though its view says that another is the owner.
+    pub(crate) fn owner_place_by_view(&self, slot: Slot, key: &[u8]) -> Place {
+        match self.phase(slot, key) {
+            Phase::Lingers => self.peek_view().owner_place(slot, key),
+            _ => self.owner_place(slot, key),
         }
     }
 
@@ -504,6 +516,10 @@ impl Node {
         self.0.attendance.lock().member_for(name, incarnation, self.clock().now())
     }
 
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.0.authority
+    }
+
     pub(crate) fn contact(&self) -> &Contact {
         &self.0.contact
     }
@@ -545,6 +561,20 @@ impl Node {
     /// Follows a membership for as long as it lasts, and looks at it when another node is heard to have a view that this
     /// one doesn't know (rule W1). A list that can't be used is logged and passed over.
     pub async fn follow(self, membership: Arc<dyn Membership>) {
+        let proofs = membership.authority();
+        let proving = async {
+            match proofs {
+                Some(proofs) => self.clone().follow_authority(proofs).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = proving => {}
+            () = self.clone().follow_members(membership) => {}
+        }
+    }
+
+    async fn follow_members(self, membership: Arc<dyn Membership>) {
         let (mut members, views) = (membership.members(), self.0.standing.heard_views());
         let mut wanted = Vec::new();
         loop {

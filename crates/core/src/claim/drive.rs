@@ -250,7 +250,8 @@ impl Node {
 
     /// Takes what came with slots that this node is about to act for (rule C2).
     fn take_carried(&self, slots: &SlotSet, carried: &Carried, now: Moment) {
-        let Carried { leased, leases_left, guards, remembered } = carried;
+        let Carried { vouched, leased, leases_left, guards, remembered } = carried;
+        self.tenure().vouch(&vouched.iter().filter(|slot| slots.contains(*slot)).collect(), now);
         let lent: SlotSet = leased.iter().filter(|slot| slots.contains(*slot)).collect();
         self.tenure().lend(&lent, now + *leases_left);
         let is_theirs = |group: &Arc<str>, key: &Key| slots.contains(Slot::of(group, key.as_bytes()));
@@ -293,6 +294,10 @@ impl Node {
             return (vec![(claim.slots.clone(), ClaimAnswer::Refused { known })], Carried::default());
         }
         let is_mine = |slot| view.is_mine(slot, &[]);
+        // Only what it stops acting for now has it had until now.
+        let is_strong = self.groups().iter().any(Group::is_strong);
+        let proven = |slot: &Slot| is_strong && self.has_authority(*slot);
+        let vouched: SlotSet = claim.slots.iter().filter(proven).collect();
         let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
         if !stops.is_empty() {
             // What is under way must not come in any more once the claimer knows.
@@ -304,6 +309,7 @@ impl Node {
         let (mut carried, mut room) = (Carried::default(), CARRIED_LEN_MAX);
         let is_released = |(_, answer): &&(SlotSet, ClaimAnswer)| matches!(answer, ClaimAnswer::Released { .. });
         for (slots, _) in answers.iter().filter(is_released) {
+            vouched.iter().filter(|slot| slots.contains(*slot)).for_each(|slot| carried.vouched.insert(slot));
             self.groups().iter().for_each(|group| group.carry(slots, &mut carried, &mut room));
             // What was lent before this node had the slots may still be out.
             let lent: SlotSet = slots.iter().filter(|slot| now < self.tenure().lent_until(*slot)).collect();

@@ -191,6 +191,8 @@ pub enum SlotReply {
 /// What goes with slots that are released beside their entries (rule C2).
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Carried {
+    /// Slots that the releaser could prove to have, for groups with strong consistency (rule C6).
+    pub vouched: SlotSet,
     /// Slots of which others may hold copies.
     pub leased: SlotSet,
     /// For how long yet, at most.

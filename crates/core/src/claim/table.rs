@@ -80,6 +80,8 @@ struct Entry {
     lingers: Option<Moment>,
     /// Until when others may hold copies that were lent before this node had the slot.
     lent: Moment,
+    /// Who released the slot to this node could prove that it had it: when that was heard (rule C6).
+    vouched: Option<Moment>,
     /// The store may hold entries of the slot though the node does not act for it, for who claimed it under this term, or will
     /// (zero). Until when.
     kept: Option<(Version, Moment)>,
@@ -132,6 +134,7 @@ impl Claims {
             lingers: None,
             warms: None,
             lent: Moment::default(),
+            vouched: None,
             kept: None,
         };
         Self { nodes, me, busy: Busy::default(), slots: vec![entry; usize::from(SLOT_COUNT)].into() }
@@ -161,6 +164,18 @@ impl Claims {
     /// Until when reads wait for a slot's claim.
     pub(crate) fn late_at(&self, slot: Slot) -> Moment {
         self.entry(slot).gained + CLAIM_WAIT
+    }
+
+    /// Since when this node is to own a slot, and when it heard from who had it, who could prove that, that it had stopped.
+    pub(crate) fn gained(&self, slot: Slot) -> (Moment, Option<Moment>) {
+        (self.entry(slot).gained, self.entry(slot).vouched)
+    }
+
+    /// Who released these slots could prove that it had them.
+    pub(crate) fn vouch(&mut self, slots: &SlotSet, now: Moment) {
+        for slot in slots.iter() {
+            self.entry_mut(slot).vouched = Some(now);
+        }
     }
 
     /// Until when others may hold copies of a slot that were lent before this node had it.
@@ -243,7 +258,7 @@ impl Claims {
         let previous = previous.map(|name| self.nodes.id(&name)).filter(|previous| *previous != self.me);
         let entry = self.entry_mut(slot);
         entry.state.gained(previous, term);
-        (entry.gained, entry.is_first, entry.kept, entry.lingers) = (now, is_first, None, None);
+        (entry.gained, entry.is_first, entry.kept, entry.lingers, entry.vouched) = (now, is_first, None, None, None);
         self.busy.claims = true;
     }
 
@@ -256,6 +271,7 @@ impl Claims {
             let entry = self.entry_mut(slot);
             if entry.state.recalled(from, term) {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.warms) = (now, false, true, None);
+                entry.vouched = None;
                 recalled.insert(slot);
             }
         }
@@ -468,6 +484,7 @@ impl Claims {
             let is_unreachable = is_unreachable(&other);
             if entry.state.claims_back(is_unreachable, term) && is_unreachable {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
+                entry.vouched = None;
                 claimed.insert(slot);
             }
         }

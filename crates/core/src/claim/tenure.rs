@@ -216,6 +216,16 @@ impl Tenure {
         self.claims.lock().elsewhere(slot)
     }
 
+    /// Since when this node is to own a slot, and when it heard from who had it, who could prove that, that it had stopped.
+    pub(crate) fn gained(&self, slot: Slot) -> (Moment, Option<Moment>) {
+        self.claims.lock().gained(slot)
+    }
+
+    /// Who released these slots could prove that it had them.
+    pub(crate) fn vouch(&self, slots: &SlotSet, now: Moment) {
+        self.claims.lock().vouch(slots, now);
+    }
+
     /// Until when others may hold copies of a slot that were lent before this node had it.
     pub(crate) fn lent_until(&self, slot: Slot) -> Moment {
         if self.has_lent.load(Ordering::Acquire) { self.claims.lock().lent_until(slot) } else { Moment::default() }

@@ -36,7 +36,7 @@ impl Group {
     /// Asks the owner. It takes a task only where one question is not enough.
     fn lead_ask(&self, leader: Leader<Landing>, slot: Slot, deadline: Instant) {
         // After the boarding, so that a change of owner either shows here or finds this flight in the table.
-        match self.0.node.owner_place(slot, leader.key().as_bytes()) {
+        match self.owner_place(slot, leader.key().as_bytes()) {
             Place::At(owner) if leader.is_cleared() => {
                 let question = self.question(leader.key(), AskedAs::Owner, deadline);
                 let (group, sent) = (self.clone(), Moment::default());
@@ -60,7 +60,7 @@ impl Group {
         for attempt in 0..ASK_TRIES_MAX {
             let asked = match first.take().filter(|asked| !is_early(asked, leader)) {
                 Some(asked) => asked,
-                None => match told.take().map_or_else(|| node.owner_place(slot, key.as_bytes()), Place::At) {
+                None => match told.take().map_or_else(|| self.owner_place(slot, key.as_bytes()), Place::At) {
                     Place::At(owner) => self.ask_peer(leader, &owner, AskedAs::Owner).await,
                     Place::Mine | Place::Nobody => return Landing::Elsewhere,
                 },
@@ -86,6 +86,9 @@ impl Group {
 
     /// The owner failed to answer this very request (rule S1).
     async fn ask_stand_in(&self, leader: &Leader<Landing>, slot: Slot) -> Landing {
+        if self.is_strong() {
+            return self.failed(unreachable("the owner of the key can't be reached, and nobody may answer for it"));
+        }
         if !self.has_origin() {
             return self.failed(unreachable(
                 "the owner of the key can't be reached, and this group has no origin to load it from",

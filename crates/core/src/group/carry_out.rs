@@ -62,6 +62,18 @@ impl Group {
         result
     }
 
+    /// A write was done here: whether this node had the key to its end, where the group demands a proof.
+    fn proven_write(&self, key: &Key, slot: Slot) -> Result<(), Error> {
+        if self.is_proven(slot) {
+            return Ok(());
+        }
+        // Whoever has the key now does not know of it.
+        self.0.store.remove(key.as_bytes());
+        let message =
+            "the node could not prove to the end that it has the key: read it to see whether the write was done";
+        Err(Error::new(ErrorKind::Indeterminate, message))
+    }
+
     /// Does a write that has to wait. It goes on without its caller.
     fn queue(&self, write: PeerWrite, slot: Slot) -> BoxFuture<'static, Result<Version, Error>> {
         let (group, deadline) = (self.clone(), write.deadline);
@@ -88,6 +100,9 @@ impl Group {
                     "the node that had the key before has not let it go, and may be writing it: nothing was written",
                 ));
             }
+        }
+        if self.is_strong() {
+            return self.proven(slot, write.key.as_bytes(), write.deadline).await;
         }
         let lease = self.0.settings.get().hot_lease;
         self.wait_for(node.lent_before_until(lease), write.deadline).await
@@ -124,7 +139,8 @@ impl Group {
             if lent() {
                 return None;
             }
-            Some(self.apply(write, slot, inner.node.next_version()))
+            let done = self.apply(write, slot, inner.node.next_version());
+            Some(done.and_then(|version| self.proven_write(&write.key, slot).map(|()| version)))
         };
         inner.loads.overtake(&write.key, version_of).flatten()
     }
@@ -183,7 +199,8 @@ impl Group {
                 if inner.node.phase(slot, key.as_bytes()) != Phase::Acts {
                     return Err(not_here());
                 }
-                self.apply(write, slot, inner.node.next_version())
+                let version = self.apply(write, slot, inner.node.next_version())?;
+                self.proven_write(key, slot).map(|()| version)
             });
         }
         let (outside, version) = self.write_outside(write, slot, &writer).await?;
@@ -198,6 +215,8 @@ impl Group {
         });
         if !has_slot {
             self.tell_present_owner(write).await?;
+        } else if let Outside::Done = outside {
+            self.proven_write(key, slot)?;
         }
         match outside {
             Outside::Done => Ok(version),

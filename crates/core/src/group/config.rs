@@ -7,6 +7,24 @@ use crate::{Error, ErrorKind, store::Policy};
 /// The longest lease on a copy: what a cluster that lost touch with an owner may serve is never older than this.
 pub const HOT_LEASE_MAX: Duration = Duration::from_secs(60);
 
+/// What a group promises of its answers.
+///
+/// ```
+/// use larder_core::group::Consistency;
+///
+/// assert_eq!(Consistency::default(), Consistency::Eventual);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// A get that begins after a write was acknowledged returns nothing older, between nodes that share a view and reach each other. It
+    /// stays available: while views differ or a link is cut, what is returned is older by [`GroupConfig::hot_lease`] at most.
+    #[default]
+    Eventual,
+    /// Linearizable for each key, whatever fails; where that can't be kept, an error. It needs a membership that
+    /// [proves](crate::Membership::authority) who owns what.
+    Strong,
+}
+
 /// How a group keeps and loads its values. [`GroupConfig::default`] has the documented defaults.
 ///
 /// ```
@@ -40,8 +58,10 @@ pub struct GroupConfig {
     pub soft_timeout: Duration,
     /// How long a load may take.
     pub hard_timeout: Duration,
-    /// How long a node that isn't the owner may keep a copy; zero: not at all.
+    /// How long a node that isn't the owner may keep a copy; zero: not at all. With strong consistency none does.
     pub hot_lease: Duration,
+    /// What its answers promise.
+    pub consistency: Consistency,
     /// The longest value, in bytes.
     pub value_len_max: usize,
     /// How many loads may be under way at once at this node.
@@ -64,6 +84,7 @@ impl Default for GroupConfig {
             soft_timeout: Duration::ZERO,
             hard_timeout: Duration::from_secs(10),
             hot_lease: Duration::from_secs(1),
+            consistency: Consistency::Eventual,
             value_len_max: 8 << 20,
             origin_concurrency: 64,
             origin_budget: 0,
@@ -108,6 +129,7 @@ impl GroupConfig {
             ("policy", self.policy == new.policy),
             ("hard_timeout", self.hard_timeout == new.hard_timeout),
             ("hot_lease", self.hot_lease == new.hot_lease),
+            ("consistency", self.consistency == new.consistency),
         ];
         let changed = fixed.iter().find(|(_, same)| !same);
         changed.map_or(Ok(()), |(name, _)| {

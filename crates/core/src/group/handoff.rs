@@ -109,7 +109,7 @@ impl Group {
         let mut is_open = entries.is_empty();
         for PushedEntry { key, value, meta } in entries {
             let slot = Slot::of(self.name(), key.as_bytes());
-            if !node.tenure().takes(slot, from, term, told) {
+            if !node.tenure().takes(slot, from, term, told) || !self.takes_over(slot) {
                 continue;
             }
             is_open = true;
@@ -124,6 +124,11 @@ impl Group {
             }
         }
         is_open
+    }
+
+    /// Whether what the node that had a slot before holds may be the latest: where that has to be proved, it proved to have had it.
+    fn takes_over(&self, slot: Slot) -> bool {
+        !self.is_strong() || self.0.node.tenure().gained(slot).1.is_some()
     }
 
     /// What this node holds of a key whose slot was claimed from it under this term.
@@ -161,6 +166,9 @@ impl Group {
         let Inner { node, tombstones, .. } = &*self.0;
         let told = self.now();
         let Some((before, term)) = node.tenure().before(slot, told) else { return Peeked::Closed };
+        if !self.takes_over(slot) {
+            return Peeked::Closed;
+        }
         if tombstones.has(key, term) {
             return Peeked::Closed;
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     Boarded, Fetched, Group, Landing, boarded,
     handoff::{Handed, Peeked},
+    no_authority,
     origin::Brought,
     unreachable,
 };
@@ -88,6 +89,10 @@ impl Group {
         let Led { leader, key, slot } = led;
         let work = async {
             if role == Role::Owner {
+                let latest = leader.deadline().unwrap_or_else(Instant::now);
+                if let Err(error) = self.proven(slot, key.as_bytes(), latest).await {
+                    return Brings::Landing(self.failed(error));
+                }
                 self.0.node.known(slot).await;
                 // What may be elsewhere is not "not found".
                 if !self.has_origin() && self.0.node.phase(slot, key.as_bytes()) == Phase::Reads {
@@ -116,13 +121,27 @@ impl Group {
         };
         match leader.unless_abandoned(work).await {
             None => {}
-            Some(Brings::Landing(landing)) => leader.land(|_| landing),
+            Some(Brings::Landing(landing)) => leader.land(|_| self.proven_landing(slot, role, landing)),
             Some(Brings::Handed(handed)) => {
-                leader.land(|attached| Landing::Fetched(self.landing_handed(&key, slot, handed, attached)));
+                leader.land(|attached| {
+                    let landing = Landing::Fetched(self.landing_handed(&key, slot, handed, attached));
+                    self.proven_landing(slot, role, landing)
+                });
             }
             Some(Brings::Loaded(start, loaded)) => {
-                leader.land(|attached| self.landing(&key, slot, role, start, loaded, attached));
+                leader.land(|attached| {
+                    let landing = self.landing(&key, slot, role, start, loaded, attached);
+                    self.proven_landing(slot, role, landing)
+                });
             }
+        }
+    }
+
+    /// What a flight comes to, if this node could prove to the end that it has the key, where the group demands it (rule A2).
+    fn proven_landing(&self, slot: Slot, role: Role, landing: Landing) -> Landing {
+        match landing {
+            Landing::Fetched(_) if role == Role::Owner && !self.is_proven(slot) => self.failed(no_authority()),
+            landing => landing,
         }
     }
 
@@ -159,7 +178,7 @@ impl Group {
         let mut ready = Vec::with_capacity(batch.len());
         for led in batch {
             // One that has to wait for clearance, or to look elsewhere first, would hold up all others: it goes on its own.
-            let is_settled = self.0.node.is_settled_at(led.slot);
+            let is_settled = self.0.node.is_settled_at(led.slot) && self.is_proven(led.slot);
             if !is_settled || led.leader.cleared().now_or_never().is_none() {
                 tokio::spawn(self.clone().load(led, Role::Owner, None));
             } else if let Some(landing) = self.ready(&led.key, led.slot, Role::Owner, None) {
@@ -188,7 +207,10 @@ impl Group {
         };
         for (led, loaded) in ready.into_iter().zip(loaded) {
             let Led { leader, key, slot } = led;
-            leader.land(|attached| self.landing(&key, slot, Role::Owner, start, loaded, attached));
+            leader.land(|attached| {
+                let landing = self.landing(&key, slot, Role::Owner, start, loaded, attached);
+                self.proven_landing(slot, Role::Owner, landing)
+            });
         }
     }
 
@@ -203,7 +225,7 @@ impl Group {
             Role::Owner => {
                 matches!(self.0.node.phase(slot, key.as_bytes()), Phase::Acts | Phase::Reads | Phase::Lingers)
             }
-            Role::StandIn | Role::Other => !matches!(self.0.node.owner_place(slot, key.as_bytes()), Place::Mine),
+            Role::StandIn | Role::Other => !matches!(self.owner_place(slot, key.as_bytes()), Place::Mine),
         };
         if !is_its_part {
             return Some(Landing::Elsewhere);

@@ -32,7 +32,7 @@ use std::{
 use tokio::time::Instant;
 
 pub use answer::{Answer, Outcome};
-pub use config::{GroupConfig, HOT_LEASE_MAX};
+pub use config::{Consistency, GroupConfig, HOT_LEASE_MAX};
 pub use marks::MARKS_AT_ONCE_MAX;
 pub use write::{INVALIDATE_MANY_MAX, WriteOptions};
 
@@ -71,6 +71,9 @@ pub const GET_MANY_MAX: usize = 1000;
 /// another request: a thousand large values would take gigabytes.
 pub const GET_MANY_VALUES_LEN_MAX: usize = 64 << 20;
 
+/// How long a node waits for a proof: those that come are a second apart.
+const AUTHORITY_WAIT: Duration = Duration::from_secs(2);
+
 /// How often a get may find that the view changed under it before it gives up. Each time costs no waiting.
 const ROUTE_TRIES_MAX: usize = 4;
 
@@ -80,6 +83,7 @@ pub struct Group(Arc<Inner>);
 
 struct Inner {
     name: Arc<str>,
+    is_strong: bool,
     settings: Settings,
     node: Node,
     store: Store,
@@ -139,6 +143,7 @@ impl Group {
         let origin = loader.map(|loader| Origin::new(loader, writes, &config, node.view().members().len()));
         Self(Arc::new(Inner {
             name,
+            is_strong: config.consistency == Consistency::Strong,
             settings: Settings::new(config),
             node,
             store,
@@ -206,6 +211,53 @@ impl Group {
     #[must_use]
     pub fn writes_through(&self) -> bool {
         self.0.origin.as_ref().is_some_and(Origin::takes_writes)
+    }
+
+    /// Whether it answers with nothing that it can't prove to be the latest.
+    #[must_use]
+    pub fn is_strong(&self) -> bool {
+        self.0.is_strong
+    }
+
+    /// Detaches all that is under way.
+    pub(crate) fn detach_everything(&self) {
+        self.0.loads.detach_all(|_| true);
+        self.0.asks.detach_all(|_| true);
+    }
+
+    /// Drops all that is held.
+    pub(crate) fn clear_store(&self) {
+        self.0.store.clear();
+    }
+
+    /// Whether this node can prove that it answers for a slot, where the group demands it. Asked after what is answered was read.
+    #[inline]
+    fn is_proven(&self, slot: Slot) -> bool {
+        !self.0.is_strong || self.0.node.has_authority(slot)
+    }
+
+    /// Who is to be asked for a key.
+    fn owner_place(&self, slot: Slot, key: &[u8]) -> Place {
+        let node = &self.0.node;
+        if self.0.is_strong { node.owner_place_by_view(slot, key) } else { node.owner_place(slot, key) }
+    }
+
+    /// Waits until that can be proved. Where it can't soon, nobody is answered.
+    async fn proven(&self, slot: Slot, key: &[u8], deadline: Instant) -> Result<(), Error> {
+        if !self.0.is_strong {
+            return Ok(());
+        }
+        let node = &self.0.node;
+        let until = deadline.min(Instant::now() + AUTHORITY_WAIT);
+        let proven = async {
+            while node.acts(slot, key).await && !self.is_proven(slot) {
+                node.next_proof().await;
+            }
+        };
+        match tokio::time::timeout_at(until, proven).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(no_authority()),
+        }
     }
 
     /// What it counts.
@@ -310,7 +362,7 @@ impl Group {
         }
         let boarded = Key::copy_from(key).and_then(|key| {
             let slot = Slot::of(self.name(), key.as_bytes());
-            let boarded = match self.0.node.owner_place(slot, key.as_bytes()) {
+            let boarded = match self.owner_place(slot, key.as_bytes()) {
                 Place::Mine if self.has_all(slot) => return Ok(Begun::Ended(Ok(self.nothing()))),
                 Place::Mine => {
                     let (leader, boarded) = boarded(self.0.loads.board(&key, deadline))?;
@@ -343,7 +395,7 @@ impl Group {
     fn judge(&self, key: &[u8], hit: Hit, now: Moment) -> Option<Answer> {
         let settings = &self.0.settings;
         match hit.meta().tier {
-            Tier::Main if self.counts(key, &hit.meta()) => {}
+            Tier::Main if self.counts(key, &hit.meta()) && self.is_proven(hit.meta().slot) => {}
             // The owner has it dropped before it acknowledges a write.
             Tier::Hot if now < hit.meta().fresh_until => return Some(Answer::from_store(hit, now)),
             // A copy that was kept as the stand-in answers only for the owner that can't be reached.
@@ -377,7 +429,7 @@ impl Group {
     fn board(&self, key: &[u8], deadline: Instant) -> Result<Option<Boarded>, Error> {
         let key = Key::copy_from(key)?;
         let slot = Slot::of(self.name(), key.as_bytes());
-        match self.0.node.owner_place(slot, key.as_bytes()) {
+        match self.owner_place(slot, key.as_bytes()) {
             Place::Mine if self.has_all(slot) => Ok(None),
             Place::Mine => self.board_load(&key, slot, Role::Owner, deadline).map(Some),
             Place::At(_) => self.board_ask(&key, slot, deadline).map(Some),
@@ -469,6 +521,7 @@ impl Group {
         let hit = store.peek(key, now)?;
         let allowed = hit.meta().tier == Tier::Main
             && self.counts(key, &hit.meta())
+            && self.is_proven(hit.meta().slot)
             && now < hit.meta().fresh_until + stale_if_error;
         allowed.then(|| Answer::from_store(hit, now))
     }
@@ -491,7 +544,10 @@ impl Group {
     /// Whether there is nothing of a slot but what the store holds.
     fn has_all(&self, slot: Slot) -> bool {
         let node = &self.0.node;
-        self.0.origin.is_none() && node.is_settled_at(slot) && node.contact().is_sure(|| self.now())
+        self.0.origin.is_none()
+            && node.is_settled_at(slot)
+            && node.contact().is_sure(|| self.now())
+            && self.is_proven(slot)
     }
 
     fn age_of(&self, load_start: Reading) -> Duration {
@@ -537,6 +593,11 @@ fn wait_error(error: WaitError) -> Error {
         WaitError::LeaderLost => Error::origin("the load ended without a result: try again"),
         WaitError::Full => too_many_flights(),
     }
+}
+
+fn no_authority() -> Error {
+    let message = "the node can't prove that it has the key: the registry of the members may be away, or the owner has just changed";
+    Error::new(ErrorKind::NoAuthority, message).with_retry_after(Duration::from_secs(1))
 }
 
 fn unsettled() -> Error {

@@ -63,7 +63,7 @@ impl Group {
             let config = settings.get();
             (config.hot_lease, config.capacity_bytes)
         };
-        if hot_lease.is_zero() {
+        if hot_lease.is_zero() || self.is_strong() {
             return;
         }
         let others = node.view().members().len().saturating_sub(1);
@@ -170,8 +170,9 @@ impl Group {
     /// What is this node's to do about a question, as the view is now.
     fn part(&self, question: &PeerQuestion, slot: Slot, over: Protocol) -> Part {
         let node = &self.0.node;
-        match (node.owner_place(slot, question.key.as_bytes()), question.asked_as) {
+        match (self.owner_place(slot, question.key.as_bytes()), question.asked_as) {
             (Place::Mine, _) => Part::Loads(Role::Owner),
+            _ if self.is_strong() => Part::Redirects(node.peek_view().members().clone()),
             (Place::At(owner), AskedAs::StandIn) => Part::HandsOn(owner),
             (Place::Nobody, AskedAs::StandIn) => Part::Loads(Role::StandIn),
             _ if over.can_redirect() => Part::Redirects(node.peek_view().members().clone()),

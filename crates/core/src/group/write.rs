@@ -154,7 +154,7 @@ impl Group {
     }
 
     async fn write_once(&self, write: PeerWrite, slot: Slot) -> Result<Option<Version>, Error> {
-        match self.0.node.owner_place(slot, write.key.as_bytes()) {
+        match self.owner_place(slot, write.key.as_bytes()) {
             Place::Mine => self.write_as_owner(write, slot).await.map(Some),
             Place::Nobody => Err(no_taker()),
             Place::At(owner) => owner.write(write).await.map_err(|error| match error {

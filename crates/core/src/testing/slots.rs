@@ -239,6 +239,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         age: Duration::from_millis(1_234),
     };
     let carried = Carried {
+        vouched: Slot::all().collect(),
         leased: some_of_them(),
         leases_left: Duration::from_millis(999),
         guards: vec![("users".into(), a_key(b"k")), ("others".into(), a_key(b"\xff"))],

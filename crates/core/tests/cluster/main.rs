@@ -10,6 +10,7 @@ mod one_load;
 mod reads;
 mod settings;
 mod straddled;
+mod strong;
 mod through;
 mod views;
 mod writes;

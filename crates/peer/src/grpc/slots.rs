@@ -269,7 +269,8 @@ fn parse_marks(marks: &proto::Marks) -> Result<Vec<(Mark, Reading)>, Error> {
 }
 
 fn carried_of(carried: &Carried) -> Bytes {
-    let Carried { leased, leases_left, guards, remembered } = carried;
+    let Carried { vouched, leased, leases_left, guards, remembered } = carried;
+    let some_slots = |slots: &SlotSet| if slots.is_empty() { Bytes::new() } else { slots.to_bytes().into() };
     let group_key = |group: &Arc<str>, key: &Key| proto::GroupKey { group: group.to_string(), key: key.to_bytes() };
     let remembered =
         remembered.iter().map(|Remembered { group, key, idempotency_key, came_to, age }| proto::Remembered {
@@ -279,7 +280,8 @@ fn carried_of(carried: &Carried) -> Bytes {
             age_ms: millis(*age),
         });
     let carried = proto::Carried {
-        leased: if leased.is_empty() { Bytes::new() } else { leased.to_bytes().into() },
+        vouched: some_slots(vouched),
+        leased: some_slots(leased),
         leases_left_ms: millis(*leases_left),
         guards: guards.iter().map(|(group, key)| group_key(group, key)).collect(),
         remembered: remembered.collect(),
@@ -289,7 +291,8 @@ fn carried_of(carried: &Carried) -> Bytes {
 
 fn parse_carried(carried: Bytes) -> Result<Carried, Error> {
     let carried: proto::Carried = parse_counted(carried, GUARDS_MAX + REMEMBERED_MAX)?;
-    let proto::Carried { leased, leases_left_ms, guards, remembered } = carried;
+    let proto::Carried { vouched, leased, leases_left_ms, guards, remembered } = carried;
+    let some_slots = |slots: &Bytes| if slots.is_empty() { Ok(SlotSet::default()) } else { parse_slots(slots) };
     if guards.len() > GUARDS_MAX || remembered.len() > REMEMBERED_MAX {
         return Err(wrong("too much goes with slots"));
     }
@@ -303,7 +306,8 @@ fn parse_carried(carried: Bytes) -> Result<Carried, Error> {
         Ok(Remembered { group, key, idempotency_key: idempotency_key.into(), came_to, age })
     });
     Ok(Carried {
-        leased: if leased.is_empty() { SlotSet::default() } else { parse_slots(&leased)? },
+        vouched: some_slots(&vouched)?,
+        leased: some_slots(&leased)?,
         leases_left: Duration::from_millis(leases_left_ms),
         guards: guards.into_iter().map(group_key).collect::<Result<_, Error>>()?,
         remembered: remembered.collect::<Result<_, Error>>()?,

@@ -1,0 +1,120 @@
+//! [`Authority`]: whether this node may answer as owner in groups with strong consistency (rules A2 and C6).
+//!
+//! A proof is a read of all members that no failure of the registry can have made stale. It counts for the view that it shows, and for
+//! a slot only if it was read after whoever had the slot before had stopped: that one said so with a proof of its own, or what
+//! proof it could have had has run out.
+//!
+//! Who was without a proof for a moment may have been off the list meanwhile, and another in its place. It knows nothing any more, and
+//! waits as if it had just received its view.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+
+use crate::{Group, Moment, Node, Proof, claim::Phase, placement::Slot};
+
+/// A registry's lease is this many ninths of the time for which a proof counts.
+const LEASE_NINTHS: u32 = 10;
+
+/// A proof, of the view of this number.
+#[derive(Clone, Copy, Debug)]
+struct Proven {
+    view: u64,
+    sent: Moment,
+    until: Moment,
+    /// From when on there was no moment without one.
+    since: Moment,
+}
+
+/// What the latest proof says.
+#[derive(Default)]
+pub(crate) struct Authority {
+    proven: ArcSwapOption<Proven>,
+    /// Told at each proof.
+    changed: watch::Sender<()>,
+}
+
+impl Proven {
+    /// For how long a node that is off the list may still have a proof.
+    fn lease(&self) -> Duration {
+        self.until.since(self.sent) * LEASE_NINTHS / 9
+    }
+}
+
+impl Node {
+    /// Whether this node has proof that it owns the slot, and that nobody else acts for it.
+    pub(crate) fn has_authority(&self, slot: Slot) -> bool {
+        let proven = self.authority().proven.load();
+        let Some(proven) = &*proven else { return false };
+        let is_current = proven.view == self.peek_view().number() && self.clock().now() < proven.until;
+        if !is_current || self.tenure().phase(slot) != Phase::Acts {
+            return false;
+        }
+        let (gained, vouched) = self.tenure().gained(slot);
+        let free = vouched.unwrap_or(gained + proven.lease());
+        proven.sent >= free.max(proven.since)
+    }
+
+    /// Waits until a proof comes that this node does not have yet.
+    pub(crate) async fn next_proof(&self) {
+        let mut changed = self.authority().changed.subscribe();
+        // The sender is a field of the node.
+        drop(changed.changed().await);
+    }
+
+    /// Takes proofs as they come, for as long as the membership lasts.
+    pub(crate) async fn follow_authority(self, mut proofs: watch::Receiver<Option<Proof>>) {
+        loop {
+            let proof = proofs.borrow_and_update().clone();
+            if let Some(proof) = proof {
+                self.take_proof(proof).await;
+            }
+            if proofs.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn take_proof(&self, proof: Proof) {
+        // A later view that it shows is adopted first.
+        let (node, members) = (self.clone(), proof.members.clone());
+        let is_adopted = if *self.view().members() == members {
+            true
+        } else if members.rank() >= self.view().members().rank() {
+            tokio::task::spawn_blocking(move || node.change_view(members)).await.is_ok_and(|changed| changed.is_ok())
+        } else {
+            false
+        };
+        let view = self.view();
+        if !is_adopted || *view.members() != proof.members {
+            return;
+        }
+        let before = self.authority().proven.load_full();
+        let now = self.clock().now();
+        // By when it is taken, not by when it was sent: a read that took long may have been done after another node acted.
+        let is_unbroken = before.as_ref().is_some_and(|before| now < before.until);
+        let lease = proof.until.since(proof.sent) * LEASE_NINTHS / 9;
+        let since = match &before {
+            Some(before) if is_unbroken => before.since,
+            // Somebody else may have acted meanwhile, and may have a proof for as long.
+            _ => now + lease,
+        };
+        if !is_unbroken {
+            for group in self.groups().iter().filter(|group| group.is_strong()) {
+                group.forget_all();
+            }
+        }
+        let Proof { sent, until, .. } = proof;
+        self.authority().proven.store(Some(Arc::new(Proven { view: view.number(), sent, until, since })));
+        self.authority().changed.send_replace(());
+    }
+}
+
+impl Group {
+    /// Nothing that is held or under way counts any more.
+    fn forget_all(&self) {
+        self.detach_everything();
+        self.clear_store();
+    }
+}
