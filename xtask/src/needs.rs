@@ -56,8 +56,16 @@ const CONSUL: Need = Need {
     used_by: "the tests with real agents of Consul",
 };
 
+const REDIS: Need = Need {
+    name: "redis",
+    probe: "redis-server --version && redis-cli --version",
+    debian: &["redis-server"],
+    older: None,
+    used_by: "the tests with real Redis servers",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, REDIS];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -67,13 +75,7 @@ pub(crate) const CHURN: &[Need] = &[COMPARED_GO];
 /// What Larder's nodes are compared with.
 pub(crate) const PEERS: &[Need] = &[
     COMPARED_GO,
-    Need {
-        name: "redis",
-        probe: "redis-server --version",
-        debian: &["redis-server"],
-        older: None,
-        used_by: "the comparison with Redis",
-    },
+    Need { used_by: "the comparison with Redis", ..REDIS },
     Need {
         name: "memcached",
         probe: "memcached --version",
@@ -224,6 +226,6 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul"), "{sentence}");
+        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, redis"), "{sentence}");
     }
 }

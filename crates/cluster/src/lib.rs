@@ -1,4 +1,4 @@
-//! Who is in the cluster.
+//! Who is in the cluster, and who holds which lock, as other software knows it.
 //!
 //! A node learns of the others through [`larder_core::Membership`], as a list of members and each later one. Here is what
 //! knows such lists:
@@ -8,10 +8,15 @@
 //! - `gossip`, with the feature of this name: nodes tell each other of those they know, with no other software.
 //! - `Etcd` and `Consul`, with the features of these names: nodes register themselves there, under a lease.
 //!
+//! Locks are kept by whoever is a [`larder_core::LockService`]: in `locks` are `EtcdLocks`, `ConsulLocks` and `RedisLocks`, with the
+//! features of these names.
+//!
 //! Nothing here reaches a member, or knows whether it lives.
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "registry", feature = "redis"))]
+mod backoff;
 #[cfg(feature = "consul")]
 mod consul;
 #[cfg(feature = "dns")]
@@ -21,6 +26,8 @@ mod entry;
 mod etcd;
 #[cfg(feature = "gossip")]
 pub mod gossip;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "redis"))]
+pub mod locks;
 #[cfg(feature = "registry")]
 mod registry;
 mod static_list;

@@ -9,8 +9,8 @@
 //! - [`Node`] holds what groups share.
 //!
 //! Everything outside is behind a seam: the origin ([`Loader`], [`Store`]), other nodes ([`PeerClient`], [`Transport`],
-//! [`PeerService`]), who is in the cluster ([`Membership`]), time ([`Clock`]). The feature `testing` has a fake and a
-//! contract suite for each.
+//! [`PeerService`]), who is in the cluster ([`Membership`]), who keeps locks ([`LockService`]), time ([`Clock`]). The feature
+//! `testing` has a fake and a contract suite for each.
 //!
 //! [`store`], [`placement`] and [`flight`] know nothing of the rest and can be used alone.
 
@@ -25,6 +25,7 @@ mod heard_views;
 mod key;
 mod link;
 pub mod loader;
+pub mod lock;
 pub mod membership;
 mod node;
 pub mod peer;
@@ -45,6 +46,7 @@ pub use group::{Answer, Group, GroupConfig, Outcome};
 pub use key::{KEY_LEN_MAX, Key};
 pub use link::{Peer, PeerStats};
 pub use loader::{Found, LoadError, LoadRequest, Loaded, Loader};
+pub use lock::{LockGuard, LockService, Locks};
 pub use membership::{Member, MemberState, Members, Membership, Proof};
 pub use node::{GROUPS_MAX, KeyPlace, Node, NodeConfig, check_group_name};
 pub use peer::{PeerClient, PeerService, Transport};

@@ -32,7 +32,7 @@ const TOKEN: &str = "x-consul-token";
 const INDEX: &str = "x-consul-index";
 
 /// Asks one agent.
-pub(super) struct Client {
+pub(crate) struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     token: Option<HeaderValue>,
@@ -40,18 +40,18 @@ pub(super) struct Client {
 
 /// What an agent answered.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     /// 0 if it told none.
-    pub(super) index: u64,
-    pub(super) body: Bytes,
+    pub(crate) index: u64,
+    pub(crate) body: Bytes,
 }
 
 impl Client {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] if the URL is none of an agent, or the token can't be sent.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: &str,
         token: Option<&str>,
         tls: ClientConfig,
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Asks, and waits for the whole answer for this long at most.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -109,7 +109,7 @@ impl Client {
 
 impl Answer {
     /// The answer, if it is a success.
-    pub(super) fn good(self) -> Result<Self, Failure> {
+    pub(crate) fn good(self) -> Result<Self, Failure> {
         if self.status.is_success() {
             return Ok(self);
         }
@@ -122,7 +122,7 @@ impl Answer {
     }
 
     /// Whether it is no success and says this.
-    pub(super) fn says(&self, words: &str) -> bool {
+    pub(crate) fn says(&self, words: &str) -> bool {
         !self.status.is_success() && self.body.windows(words.len()).any(|window| window == words.as_bytes())
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! What happens to an agent happens to its nodes: when a whole machine fails, it is Consul's own gossip that finds out.
 
-mod client;
+pub(crate) mod client;
 mod instances;
 #[cfg(test)]
 mod tests;
@@ -234,6 +234,6 @@ impl ConsulRegistry {
 }
 
 /// An id as a piece of a path.
-fn encoded(id: &str) -> String {
+pub(crate) fn encoded(id: &str) -> String {
     utf8_percent_encode(id, NON_ALPHANUMERIC).to_string()
 }

@@ -41,7 +41,7 @@ const HAS_LEADER: &str = "hasleader";
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Calls etcd at one endpoint at a time. One that fails is left for the next.
-pub(super) struct Client {
+pub(crate) struct Client {
     endpoints: Vec<Uri>,
     tls: ClientConfig,
     user: Option<(String, String)>,
@@ -58,7 +58,7 @@ struct Current {
 
 /// HTTP/2 to one endpoint, with the token that is sent along. It connects, and connects again, when something is sent.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     http: legacy::Client<HttpsConnector<HttpConnector>, Body>,
     endpoint: Uri,
     token: Option<HeaderValue>,
@@ -70,7 +70,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] if there is no endpoint, or one is no URL.
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoints: &[String],
         first: usize,
         tls: ClientConfig,
@@ -92,7 +92,7 @@ impl Client {
     /// # Errors
     ///
     /// As etcd has it; without an answer, [`Code::Unavailable`] or [`Code::DeadlineExceeded`].
-    pub(super) async fn call<T, F>(&self, ask: impl Fn(Connection) -> F) -> Result<T, Status>
+    pub(crate) async fn call<T, F>(&self, ask: impl Fn(Connection) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -256,7 +256,7 @@ fn endpoint(url: &str) -> Result<Uri, Error> {
 }
 
 /// Whether any of the endpoints is to be reached by TLS.
-pub(super) fn is_https(endpoints: &[String]) -> bool {
+pub(crate) fn is_https(endpoints: &[String]) -> bool {
     endpoints.iter().any(|url| url.starts_with("https:"))
 }
 

@@ -5,34 +5,28 @@
 //! - A hint is the first event of a watch from the revision behind the last read. Who is told that this revision has been
 //!   compacted away has been told of a change.
 //!
-//! [`client`] knows endpoints, time limits and tokens; here is what is asked of etcd. The messages are those of
-//! `proto/etcd/etcd.proto`.
+//! [`client`] knows endpoints, time limits and tokens, `calls.rs` the calls that locks need too; here is what a registry asks of
+//! etcd. The messages are those of `proto/etcd/etcd.proto`.
 
-mod client;
+mod calls;
+pub(crate) mod client;
 #[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
 use larder_core::{Clock, Error, Member, Members};
 use parking_lot::Mutex;
-use tokio::time::timeout;
 use tonic::{Code, Status};
 
 pub use self::client::ENDPOINTS_MAX;
 use self::{
     client::{Client, is_https},
     proto::{
-        Compare, KeyValue, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
-        RequestOp, TxnRequest, WatchCreateRequest, WatchRequest,
+        Compare, KeyValue, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest,
         compare::{CompareResult, CompareTarget, TargetUnion},
-        kv_client::KvClient,
-        lease_client::LeaseClient,
         request_op::Request,
         response_op::Response,
-        watch_client::WatchClient,
-        watch_request::RequestUnion,
     },
 };
 use crate::registry::{Facts, Failure, Registered, Registrant, Registry, TlsFiles, request_time_max, tls_config};
@@ -49,12 +43,9 @@ use crate::registry::{Facts, Failure, Registered, Registrant, Registry, TlsFiles
     unreachable_pub,
     reason = "it is generated"
 )]
-mod proto {
+pub(crate) mod proto {
     include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
 }
-
-/// How long a watch is waited on before it is begun anew, so that one that was forgotten by etcd is not for ever.
-const WATCH_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How often an entry that others write at the same moment is tried.
 const TRIES_MAX: usize = 4;
@@ -196,17 +187,7 @@ impl Registry for EtcdRegistry {
 
     async fn renew(&self) -> Result<bool, Failure> {
         let Some(lease) = *self.lease.lock() else { return Ok(false) };
-        let ask = |connection| async move {
-            let request = stream::iter([LeaseKeepAliveRequest { id: lease }]).chain(stream::pending());
-            let answers = LeaseClient::new(connection).lease_keep_alive(request).await?;
-            let answer = answers.into_inner().message().await?;
-            answer.ok_or_else(|| Status::unavailable("etcd closed the stream of renewals"))
-        };
-        let is_there = match self.client.call(ask).await {
-            Ok(answer) => answer.ttl > 0,
-            Err(status) if status.code() == Code::NotFound => false,
-            Err(status) => return Err(status.into()),
-        };
+        let is_there = self.client.keep_alive(lease).await?.is_some();
         if !is_there {
             self.forget_lease(lease);
         }
@@ -215,23 +196,14 @@ impl Registry for EtcdRegistry {
 
     async fn deregister(&self) -> Result<(), Failure> {
         let Some(lease) = *self.lease.lock() else { return Ok(()) };
-        let ask = |connection| async move {
-            LeaseClient::new(connection).lease_revoke(LeaseRevokeRequest { id: lease }).await
-        };
-        match self.client.call(ask).await {
-            Err(status) if status.code() != Code::NotFound => return Err(status.into()),
-            _ => self.forget_lease(lease),
-        }
+        self.client.revoke(lease).await?;
+        self.forget_lease(lease);
         Ok(())
     }
 
     async fn read(&self) -> Result<Members, Failure> {
         let request = RangeRequest { range_end: end_of(&self.members), ..self.range(self.members.clone()) };
-        let ask = |connection| {
-            let request = request.clone();
-            async move { KvClient::new(connection).max_decoding_message_size(LIST_LEN_MAX).range(request).await }
-        };
-        let answer = self.client.call(ask).await?.into_inner();
+        let answer = self.client.range(request, LIST_LEN_MAX).await?;
         let rank = answer.header.map_or(0, |header| header.revision).unsigned_abs();
         let members = Members::new(answer.kvs.iter().filter_map(|entry| self.member(entry)));
         Ok(members.map_err(|error| Failure::Away(error.message().to_owned()))?.ranked(rank))
@@ -243,25 +215,7 @@ impl Registry for EtcdRegistry {
             range_end: end_of(&self.members),
             start_revision: i64::try_from(since.saturating_add(1)).unwrap_or(i64::MAX),
         };
-        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        let ask = |connection| {
-            let request = stream::iter([create.clone()]).chain(stream::pending());
-            async move { WatchClient::new(connection).watch(request).await }
-        };
-        let mut answers = self.client.call(ask).await?.into_inner();
-        let hint = async {
-            while let Some(answer) = answers.message().await? {
-                if !answer.events.is_empty() || answer.compact_revision > 0 {
-                    return Ok(());
-                }
-                if answer.canceled {
-                    return Err(Status::unavailable(format!("etcd ended a watch: {}", answer.cancel_reason)));
-                }
-            }
-            Err(Status::unavailable("etcd closed a watch"))
-        };
-        // A read that nothing asked for does no harm.
-        timeout(WATCH_TIME_MAX, hint).await.unwrap_or(Ok(())).map_err(Failure::from)
+        Ok(self.client.watch(create, |_| true).await?)
     }
 }
 
@@ -271,10 +225,7 @@ impl EtcdRegistry {
         if let Some(lease) = *self.lease.lock() {
             return Ok(lease);
         }
-        let ttl = self.lease_ttl.as_millis().div_ceil(1_000);
-        let request = LeaseGrantRequest { ttl: i64::try_from(ttl).unwrap_or(i64::MAX), id: 0 };
-        let ask = |connection| async move { LeaseClient::new(connection).lease_grant(request).await };
-        let lease = self.client.call(ask).await?.into_inner().id;
+        let lease = self.client.grant(self.lease_ttl).await?.id;
         *self.lease.lock() = Some(lease);
         Ok(lease)
     }
@@ -299,11 +250,7 @@ impl EtcdRegistry {
             failure: vec![RequestOp { request: Some(Request::RequestRange(self.range(put.key.clone()))) }],
             success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
         };
-        let ask = |connection| {
-            let request = request.clone();
-            async move { KvClient::new(connection).txn(request).await }
-        };
-        let answer = self.client.call(ask).await?.into_inner();
+        let answer = self.client.txn(request).await?;
         if answer.succeeded {
             return Ok(None);
         }
@@ -314,7 +261,7 @@ impl EtcdRegistry {
 
     /// A linearizable read of this key.
     fn range(&self, key: Vec<u8>) -> RangeRequest {
-        RangeRequest { key, range_end: Vec::new(), serializable: false }
+        RangeRequest { key, ..RangeRequest::default() }
     }
 
     /// The member whose entry this is; `None`: it is none that can be read.
@@ -331,7 +278,7 @@ impl EtcdRegistry {
 }
 
 /// The first key behind all that begin with `prefix`, which doesn't end with the greatest byte.
-fn end_of(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
         *last = last.saturating_add(1);

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures_util::stream;
 use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
 use hyper::{body::Incoming, service::service_fn};

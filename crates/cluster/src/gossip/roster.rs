@@ -343,7 +343,7 @@ mod tests {
         };
         roster.look(both(1), ROUND);
         roster.look(both(2), ROUND);
-        assert_eq!(addresses(&roster), ["later".into()]);
+        assert_eq!(addresses(&roster), [Arc::<str>::from("later")]);
     }
 
     #[test]
@@ -351,9 +351,9 @@ mod tests {
         let mut roster = roster();
         let (first, second) = (run("b", 1, 2), run("b", 5, 3));
         beat(&mut roster, &[&first, &second], 0..30);
-        assert_eq!(addresses(&roster), ["b-2".into()]);
+        assert_eq!(addresses(&roster), [Arc::<str>::from("b-2")]);
         beat(&mut roster, &[&second], 30..31);
-        assert_eq!(addresses(&roster), ["b-3".into()]);
+        assert_eq!(addresses(&roster), [Arc::<str>::from("b-3")]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use tokio::time::sleep;
 
 use super::{
     Failure, Registered, Registry,
-    backoff::Backoff,
     registrant::{Entry, Shared},
 };
+use crate::backoff::Backoff;
 
 /// How often an entry is renewed within its lease: two renewals may be lost before it ends.
 const RENEWALS_PER_LEASE: u32 = 3;

@@ -13,7 +13,6 @@
 //! A registry that is away costs nothing: the last list stands. When it is back it may have lost entries of nodes that
 //! live, because nobody could keep them alive; why that throws out nobody is told in `listing.rs`.
 
-mod backoff;
 mod connection;
 mod facts;
 mod keeper;

@@ -19,10 +19,10 @@ use tokio::{
 
 use super::{
     Failure, LEASE_TTL_MAX, LEASE_TTL_MIN, Registry,
-    backoff::Backoff,
     keeper::{Keeper, Outcome, Wish},
     listing::{Listing, Verdict},
 };
+use crate::backoff::Backoff;
 
 /// How often all members are read where nothing hints at a change (rule A2).
 const READ_EVERY: Duration = Duration::from_secs(1);

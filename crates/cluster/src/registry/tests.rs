@@ -8,33 +8,18 @@ use larder_core::{
     Clock, Member, MemberState, Members, Membership, Moment,
     placement::{Slot, SlotTable},
 };
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
+pub(crate) use crate::testing::BootClock;
 use crate::testing::Server;
 
 /// How long anything may take that happens in milliseconds on a machine that does nothing else, or by an agent of Consul that
 /// found no leader: it waits up to half a minute then.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
-
-/// The clock of the machine that goes on while it sleeps: the same for all nodes of a test.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BootClock;
-
-impl Clock for BootClock {
-    fn now(&self) -> Moment {
-        let time = clock_gettime(ClockId::Boottime);
-        Moment::from_nanos(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
-    }
-
-    fn wall_ms(&self) -> u64 {
-        0
-    }
-}
 
 /// A registry that the scenarios do harm to.
 pub(crate) trait Registrar: Server {

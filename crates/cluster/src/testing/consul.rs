@@ -15,7 +15,7 @@ use super::process::{DATA, Process, Server, free_addresses};
 const UNPACKED: &str = "../../target/needs/consul";
 
 /// An agent of Consul as a process, with its data in a temporary folder: a server that is a cluster on its own, or an agent
-/// that knows one.
+/// that knows one. It takes sessions of 1 s and more.
 ///
 /// ```no_run
 /// use larder_cluster::{ConsulConfig, testing::{ConsulServer, Server}};
@@ -75,6 +75,7 @@ impl ConsulServer {
                 "server": server.port(),
             },
             "performance": { "raft_multiplier": 1 },
+            "session_ttl_min": "1s",
             "disable_update_check": true,
             "leave_on_terminate": false,
             "log_level": "WARN",

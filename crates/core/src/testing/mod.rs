@@ -5,8 +5,10 @@
 #![expect(clippy::expect_used, reason = "a fake or a suite that can't go on fails its test")]
 
 pub mod clock;
+pub mod fake_locks;
 pub mod fake_peer;
 pub mod loader;
+pub mod lock;
 pub mod membership;
 pub mod needs;
 pub mod origin;
