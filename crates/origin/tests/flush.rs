@@ -165,7 +165,9 @@ impl Ledger for Memory {
             let mut records = self.records.lock();
             for Settlement { key, version, .. } in &settlements {
                 let place = Place::new(Arc::clone(&group), key.clone());
-                records.retain(|id, _| id.place != place || id.version > *version);
+                let before = place.clone().at(Version::ZERO)..=place.at(*version);
+                let gone: Vec<RecordId> = records.range(before).map(|(id, _)| id.clone()).collect();
+                gone.iter().for_each(|id| drop(records.remove(id)));
             }
             self.settled.lock().extend(settlements);
             Ok(())

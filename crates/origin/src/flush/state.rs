@@ -115,6 +115,8 @@ pub struct Flusher {
     /// The batch that is taken apart while nothing succeeds, and how many parts of it there are.
     family: Option<(u64, usize)>,
     draining_until: Option<Instant>,
+    /// That is over.
+    has_ended: bool,
 }
 
 /// When something is due; the number keeps those of one moment in order.
@@ -181,6 +183,7 @@ impl Flusher {
             successes: 0,
             family: None,
             draining_until: None,
+            has_ended: false,
         }
     }
 
@@ -213,6 +216,7 @@ impl Flusher {
     /// The changes to flush now, if any are due.
     pub fn take(&mut self, now: Instant) -> Option<Batch> {
         if self.draining_until.is_some_and(|until| now >= until) {
+            self.has_ended = true;
             return None;
         }
         let id = self.next_number();
@@ -422,7 +426,7 @@ impl Flusher {
         let part = self.parts.keys().next();
         let gathered = self.gathering.keys().next();
         let (at, _) = part.into_iter().chain(gathered).min()?;
-        self.draining_until.is_none_or(|until| *at < until).then_some(*at)
+        (!self.has_ended).then_some(*at)
     }
 
     /// Flushes everything without delay from now on, and begins nothing after `until`.

@@ -196,6 +196,7 @@ impl Journal {
                     database: RwLock::new(Some(Arc::new(database))),
                     index: Mutex::new(counted.index),
                     failure: Mutex::default(),
+                    full_until: Mutex::default(),
                     waiting: 0.into(),
                     waiting_bytes: 0.into(),
                     commits: 0.into(),
@@ -418,6 +419,10 @@ impl Journal {
     async fn ask(&self, op: Op, cost: u64) -> Result<Receipt, JournalError> {
         if let Some(failure) = self.failure() {
             return Err(failure);
+        }
+        let full_until = *self.shared.full_until.lock();
+        if cost > 0 && full_until.is_some_and(|until| self.shared.clock.now() < until) {
+            return Err(JournalError::NoRoom { file: Arc::clone(&self.shared.name) });
         }
         let (done, result) = oneshot::channel();
         self.reserve(cost)?;

@@ -45,8 +45,9 @@ const COMMIT_LEN_MAX: usize = 4096;
 /// Bytes of one commit. What redb holds in memory for one is some times as much.
 const COMMIT_BYTES_MAX: u64 = 16 << 20;
 
-/// How often a file on a full disk is tried again: opening it reads the whole of it.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing is appended after a disk was full, and how often a file that can't be opened for that is tried again: opening it
+/// reads the whole of it.
+const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// An operation, and who waits for it.
 pub(super) struct Job {
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub(super) index: Mutex<Index>,
     /// Why nothing is written any more.
     pub(super) failure: Mutex<Option<JournalError>>,
+    /// The disk was full a little ago: what needs room is not tried.
+    pub(super) full_until: Mutex<Option<Moment>>,
     pub(super) waiting: AtomicU64,
     pub(super) waiting_bytes: AtomicU64,
     pub(super) commits: AtomicU64,
@@ -145,14 +148,13 @@ impl Writer {
             let file = Arc::clone(&self.shared.name);
             return self.answer(jobs, &JournalError::NoRoom { file });
         };
-        let mut deltas = Vec::new();
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.commit(&database, &jobs, &mut deltas)));
-        let attempt = attempt.unwrap_or_else(|_| Err(Failure::Broken("redb panicked".into())));
-        let results = match attempt {
-            Ok(results) => results,
-            Err(Failure::NoRoom) => return self.out_of_room(database, jobs),
+        let (mut results, mut deltas) = (Vec::with_capacity(jobs.len()), Vec::new());
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.commit(&database, &jobs, &mut results, &mut deltas)));
+        match attempt.unwrap_or_else(|_| Err(Failure::Broken("redb panicked".into()))) {
+            Ok(()) => {}
+            Err(Failure::NoRoom) => return self.out_of_room(database, jobs, results),
             Err(Failure::Broken(cause)) => return self.broken(&cause, jobs),
-        };
+        }
         self.number += 1;
         let sealed = database.seal(self.number);
         self.acknowledge(jobs, results, deltas);
@@ -178,12 +180,12 @@ impl Writer {
         &self,
         database: &Database,
         jobs: &[Job],
+        results: &mut Vec<Result<Receipt, JournalError>>,
         deltas: &mut Vec<Delta>,
-    ) -> Result<Vec<Result<Receipt, JournalError>>, Failure> {
+    ) -> Result<(), Failure> {
         let shared = &*self.shared;
         let now_ms = shared.clock.wall_ms();
         let mark_age_ms = u64::try_from(shared.mark_age_max.as_millis()).unwrap_or(u64::MAX);
-        let mut results = Vec::with_capacity(jobs.len());
         let mut attempt = || -> Result<(), redb::Error> {
             let txn = database.redb().begin_write()?;
             let mut tables = Tables::open(&txn)?;
@@ -207,7 +209,7 @@ impl Writer {
         };
         let done = attempt();
         match (done, database.faults().broken()) {
-            (Ok(()), None) => Ok(results),
+            (Ok(()), None) => Ok(()),
             (_, Some(cause)) => Err(Failure::Broken(cause)),
             (Err(_), None) if database.faults().is_out_of_room() => Err(Failure::NoRoom),
             (Err(error), None) => Err(Failure::Broken(error.to_string().into())),
@@ -215,17 +217,17 @@ impl Writer {
     }
 
     /// Opens the file anew, which tells what became of `jobs`.
-    fn out_of_room(&mut self, database: Arc<Database>, jobs: Vec<Job>) {
+    fn out_of_room(&mut self, database: Arc<Database>, jobs: Vec<Job>, results: Vec<Result<Receipt, JournalError>>) {
+        let name = Arc::clone(&self.shared.name);
+        tracing::warn!(file = %name, "the journal's disk is full: writes are refused until there is room");
+        *self.shared.full_until.lock() = Some(self.shared.clock.now() + FULL_FOR);
         database.faults().retire();
         *self.shared.database.write() = None;
         drop(database);
         let before = self.number;
-        let name = Arc::clone(&self.shared.name);
-        tracing::warn!(file = %name, "the journal's disk is full: writes are refused until there is room");
-        if self.reopen().is_some() && self.number > before {
-            // It was whole, and opening it has synced it. What it came to is not known any more: say so.
-            let cause = Arc::from("the disk was full");
-            return self.answer(jobs, &JournalError::Unknown { file: name, cause });
+        if self.reopen().is_some() && self.number > before && results.len() == jobs.len() {
+            // It was whole, as redb only tidied up after it; and opening it has synced it. What it changed is counted already.
+            return self.acknowledge(jobs, results, Vec::new());
         }
         let failure = self.shared.failure.lock().clone();
         self.answer(jobs, &failure.unwrap_or(JournalError::NoRoom { file: name }));
@@ -248,7 +250,7 @@ impl Writer {
                 Some(database)
             }
             Err(JournalError::NoRoom { .. }) => {
-                self.closed_until = Some(self.shared.clock.now() + REOPEN_EVERY);
+                self.closed_until = Some(self.shared.clock.now() + FULL_FOR);
                 None
             }
             Err(error) => {

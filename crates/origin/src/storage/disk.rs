@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::{fs::FallocateFlags, io::Errno};
+
 use super::{Fill, Storage, StorageFile};
 
 /// A file at a path. Its folder is made if it isn't there.
@@ -102,12 +104,25 @@ impl StorageFile for DiskFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let old = self.len()?;
+        if len > old {
+            allot(&self.file, old, len - old)?;
+        }
         self.file.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
         // The length counts as data: without it what was appended could not be read.
         self.file.sync_data()
+    }
+}
+
+/// Has the file system set room aside, so that it is full when a file grows and not when it is written to.
+fn allot(file: &File, at: u64, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
+        // Not every file system can: there a write may find it full.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        allotted => Ok(allotted?),
     }
 }
 

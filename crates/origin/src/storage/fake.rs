@@ -59,6 +59,7 @@ struct State {
     doom: Option<u64>,
     /// Blocks that the file may have at most.
     blocks_max: Option<usize>,
+    is_sparse: bool,
     is_gated: bool,
 }
 
@@ -93,6 +94,7 @@ impl FakeDisk {
             failing_sync: None,
             doom: None,
             blocks_max: None,
+            is_sparse: false,
             is_gated: false,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), gate: Condvar::new() }))
@@ -139,11 +141,19 @@ impl FakeDisk {
         state.failing_sync = Some(state.syncs + count);
     }
 
-    /// Leaves room for so many more bytes, counted in whole blocks; `None` for any number.
+    /// Leaves room for so many more bytes, counted in whole blocks; `None` for any number. A file takes its room when it grows;
+    /// on a [sparse](Self::sparse) disk when it is written to.
     pub fn set_room(&self, bytes: Option<usize>) {
         let mut state = self.0.state.lock();
-        let blocks = state.seen.as_ref().map_or(0, |seen| allotted(seen));
+        let blocks = state.seen.as_ref().map_or(0, |seen| state.allotted(seen));
         state.blocks_max = bytes.map(|bytes| blocks + bytes / BLOCK);
+    }
+
+    /// The same disk, with files that take room only when they are written to.
+    #[must_use]
+    pub fn sparse(self) -> Self {
+        self.0.state.lock().is_sparse = true;
+        self
     }
 
     /// Syncs wait until [`open_gate`](Self::open_gate), or until the file is gone.
@@ -156,11 +166,6 @@ impl FakeDisk {
         self.0.state.lock().is_gated = false;
         self.0.gate.notify_all();
     }
-}
-
-/// Blocks that hold anything; zeroes cost nothing, as in a sparse file.
-fn allotted(bytes: &[u8]) -> usize {
-    bytes.chunks(BLOCK).filter(|block| block.iter().any(|byte| *byte != 0)).count()
 }
 
 impl State {
@@ -229,29 +234,46 @@ impl State {
         }
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
-        let seen = self.seen.get_or_insert_default();
-        let mut taken = bytes.len();
-        if let Some(blocks_max) = self.blocks_max {
-            let mut blocks = allotted(seen);
-            let (first, last) = (at / BLOCK, (at + bytes.len()).saturating_sub(1) / BLOCK);
-            for block in first..=last {
-                let old = seen.get(block * BLOCK..seen.len().min((block + 1) * BLOCK)).unwrap_or_default();
-                blocks += usize::from(old.iter().all(|byte| *byte == 0));
-                if blocks > blocks_max {
-                    taken = (block * BLOCK).saturating_sub(at);
-                    break;
-                }
+    /// Blocks that it takes.
+    fn allotted(&self, bytes: &[u8]) -> usize {
+        let takes_room = |block: &&[u8]| !self.is_sparse || block.iter().any(|byte| *byte != 0);
+        bytes.chunks(BLOCK).filter(takes_room).count()
+    }
+
+    /// How many of `len` bytes at `at` there is room for.
+    fn room(&self, at: usize, len: usize) -> usize {
+        let (Some(blocks_max), Some(seen)) = (self.blocks_max, &self.seen) else { return len };
+        let mut blocks = self.allotted(seen);
+        for block in at / BLOCK..(at + len).div_ceil(BLOCK) {
+            let old = seen.get(block * BLOCK..seen.len().min((block + 1) * BLOCK)).unwrap_or_default();
+            blocks += 1 - self.allotted(old);
+            if blocks > blocks_max {
+                return (block * BLOCK).saturating_sub(at);
             }
         }
-        let bytes_taken = &bytes[..taken];
+        len
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let taken = self.room(at, bytes.len());
+        let seen = self.seen.get_or_insert_default();
         if seen.len() < at + taken {
             seen.resize(at + taken, 0);
             self.unsynced.push(Change::SetLen(at + taken));
         }
-        seen[at..at + taken].copy_from_slice(bytes_taken);
-        self.unsynced.push(Change::Write { at, bytes: bytes_taken.to_vec() });
+        seen[at..at + taken].copy_from_slice(&bytes[..taken]);
+        self.unsynced.push(Change::Write { at, bytes: bytes[..taken].to_vec() });
         if taken < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn set_len(&mut self, len: usize) -> io::Result<()> {
+        let old = self.seen.as_ref().map_or(0, Vec::len);
+        if len > old && !self.is_sparse && self.room(old, len - old) < len - old {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.seen.get_or_insert_default().resize(len, 0);
+        self.unsynced.push(Change::SetLen(len));
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -343,12 +365,7 @@ impl StorageFile for FakeFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(|state| {
-            let len = usize::try_from(len).map_err(io::Error::other)?;
-            state.seen.get_or_insert_default().resize(len, 0);
-            state.unsynced.push(Change::SetLen(len));
-            Ok(())
-        })
+        self.change(|state| state.set_len(usize::try_from(len).map_err(io::Error::other)?))
     }
 
     fn sync(&self) -> io::Result<()> {

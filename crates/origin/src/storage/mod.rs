@@ -64,7 +64,7 @@ pub trait StorageFile: fmt::Debug + Send + Sync + 'static {
     /// As [`len`](Self::len).
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Cuts it, or lengthens it with zeroes.
+    /// Cuts it, or lengthens it with zeroes. Where the file system can, there is room for all of it from then on.
     ///
     /// # Errors
     ///
