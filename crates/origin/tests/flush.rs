@@ -46,11 +46,13 @@ enum Mood {
     Panicking,
 }
 
+/// The keys and versions of a request.
+type Asked = Vec<(String, Version)>;
+
 struct Origin {
     batch_len_max: usize,
     mood: Mutex<Mood>,
-    /// Each request: when it came, and its keys and versions.
-    requests: Mutex<Vec<(Instant, Vec<(String, Version)>)>>,
+    requests: Mutex<Vec<Asked>>,
     values: Mutex<BTreeMap<String, Version>>,
     under_way: AtomicUsize,
     under_way_max: AtomicUsize,
@@ -81,7 +83,7 @@ impl Origin {
     }
 
     fn sizes(&self) -> Vec<usize> {
-        self.requests.lock().iter().map(|(_, items)| items.len()).collect()
+        self.requests.lock().iter().map(Vec::len).collect()
     }
 
     fn versions(&self, key: &str) -> Vec<Version> {
@@ -96,7 +98,7 @@ impl Origin {
 
     async fn ask(&self, updates: Vec<Update>) -> Vec<Result<(), UpdateError>> {
         let items: Vec<_> = updates.iter().map(|update| (name(&update.key), update.version)).collect();
-        self.requests.lock().push((Instant::now(), items));
+        self.requests.lock().push(items);
         let under_way = self.under_way.fetch_add(1, SeqCst) + 1;
         self.under_way_max.fetch_max(under_way, SeqCst);
         self.begun.send_modify(|begun| *begun += 1);

@@ -80,7 +80,7 @@ impl FlushLimit for Arc<Semaphore> {
 }
 
 /// How a group is flushed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct FlushConfig {
     /// How long the changes of a key are gathered.
     pub write_delay: Duration,

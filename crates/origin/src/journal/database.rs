@@ -133,7 +133,7 @@ impl StorageBackend for Pages {
 
 impl Database {
     /// Fills a new file.
-    pub(super) fn create(file: Arc<dyn StorageFile>) -> io::Result<()> {
+    pub(super) fn create(file: &Arc<dyn StorageFile>) -> io::Result<()> {
         let mut head = [MAGIC.as_slice(), &FORMAT.to_be_bytes()].concat();
         head.extend_from_slice(&crc32fast::hash(&head).to_be_bytes());
         file.set_len(HEAD_LEN)?;
@@ -142,8 +142,7 @@ impl Database {
             file.write(at, &seal(0))?;
         }
         let faults = Arc::new(Faults::default());
-        let redb =
-            builder().create_with_backend(Pages { file: Arc::clone(&file), faults }).map_err(io::Error::other)?;
+        let redb = builder().create_with_backend(Pages { file: Arc::clone(file), faults }).map_err(io::Error::other)?;
         let txn = redb.begin_write().map_err(io::Error::other)?;
         tables::create(&txn).map_err(io::Error::other)?;
         txn.commit().map_err(io::Error::other)?;

@@ -259,3 +259,78 @@ impl StorageFile for Overlay {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use larder_core::{Change, Key, Version};
+
+    use super::*;
+    use crate::{
+        journal::{Place, opening, path_in, record::places},
+        storage::{DiskStorage, Storage},
+    };
+
+    #[test]
+    fn a_record_with_a_wrong_checksum_is_named_and_no_journal_opens_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_in(folder.path());
+        let storage = DiskStorage::new(&path);
+        let name: Arc<str> = storage.name().into();
+        let (database, _) = Database::open(storage.open(&mut Database::create).unwrap(), &name).unwrap();
+        let place = |key| Place::new("users", Key::new(key).unwrap());
+        let good = Record::new(place("good").at(Version::ZERO), Change::Put("x".into()));
+        let bad = Record::new(place("bad").at(Version::ZERO), Change::Put("x".into()));
+        let txn = database.redb().begin_write().unwrap();
+        let mut records = txn.open_table(tables::RECORDS).unwrap();
+        for (record, flip) in [(&good, 0), (&bad, 1)] {
+            let at = places::record(&record.id);
+            let mut bytes = record::encode(&at, record);
+            bytes[3] ^= flip;
+            records.insert(&at[..], &bytes[..]).unwrap();
+        }
+        drop(records);
+        txn.commit().unwrap();
+        drop(database);
+
+        let mut met = Vec::new();
+        let report = inspect(&path, |record| met.push(record)).unwrap();
+        assert_eq!((report.records, report.bad_count, met.len()), (1, 1, 1));
+        let named = report.bad[0].to_string();
+        assert!(named.starts_with("a record of users Key(bad, 3 bytes) of version 0"), "{named}");
+        assert!(named.ends_with("its checksum is wrong"), "{named}");
+        let Err(error) = opening::open(&storage, &name) else { panic!("it was opened") };
+        assert!(error.to_string().contains(&format!("{} is damaged: {named}", path.display())), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_over_a_file_shows_and_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut seen: Vec<u8> = (0..20_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+        std::fs::write(&path, &seen).unwrap();
+        let before = seen.clone();
+        let overlay = Overlay::new(ReadOnlyFile::open(&path).unwrap()).unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..500 {
+            let at = random.usize(..seen.len() + 100);
+            match random.u8(..8) {
+                0 => {
+                    overlay.set_len(at as u64).unwrap();
+                    seen.resize(at, 0);
+                }
+                _ => {
+                    let bytes: Vec<u8> = (0..random.usize(..9000)).map(|_| random.u8(..)).collect();
+                    overlay.write(at as u64, &bytes).unwrap();
+                    seen.resize(seen.len().max(at + bytes.len()), 0);
+                    seen[at..at + bytes.len()].copy_from_slice(&bytes);
+                }
+            }
+            let mut read = vec![0; seen.len()];
+            assert_eq!(overlay.len().unwrap(), seen.len() as u64);
+            overlay.read(0, &mut read).unwrap();
+            assert!(read == seen);
+            assert!(overlay.read(seen.len() as u64, &mut [0]).is_err());
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}

@@ -145,8 +145,9 @@ impl Writer {
             return self.answer(jobs, &failure);
         }
         let Some(database) = self.database() else {
+            let failure = self.shared.failure.lock().clone();
             let file = Arc::clone(&self.shared.name);
-            return self.answer(jobs, &JournalError::NoRoom { file });
+            return self.answer(jobs, &failure.unwrap_or(JournalError::NoRoom { file }));
         };
         let (mut results, mut deltas) = (Vec::with_capacity(jobs.len()), Vec::new());
         let attempt = catch_unwind(AssertUnwindSafe(|| self.commit(&database, &jobs, &mut results, &mut deltas)));

@@ -54,8 +54,8 @@ impl DiskStorage {
     fn create(&self, folder: &Path, fill: Fill<'_>) -> io::Result<()> {
         let new = with_suffix(&self.path, ".new");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
-        let file = Arc::new(DiskFile { file, _lock: None });
-        fill(Arc::clone(&file) as Arc<dyn StorageFile>)?;
+        let file: Arc<dyn StorageFile> = Arc::new(DiskFile { file, _lock: None });
+        fill(&file)?;
         file.sync()?;
         fs::rename(&new, &self.path)?;
         sync_folder(folder)

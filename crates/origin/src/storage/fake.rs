@@ -306,7 +306,8 @@ impl Storage for FakeDisk {
         if is_new {
             // A crash before it has its name leaves no file.
             let unnamed = Self::new(0);
-            fill(Arc::new(FakeFile { disk: unnamed.clone(), boot: 0, has_lock: false }))?;
+            let new: Arc<dyn StorageFile> = Arc::new(FakeFile { disk: unnamed.clone(), boot: 0, has_lock: false });
+            fill(&new)?;
             let mut state = self.0.state.lock();
             state.kept = unnamed.image().unwrap_or_default();
             state.seen = Some(state.kept.clone());

@@ -13,7 +13,7 @@ pub use disk::DiskStorage;
 pub(crate) use disk::ReadOnlyFile;
 
 /// Fills a file that is being created.
-pub type Fill<'a> = &'a mut dyn FnMut(Arc<dyn StorageFile>) -> io::Result<()>;
+pub type Fill<'a> = &'a mut dyn FnMut(&Arc<dyn StorageFile>) -> io::Result<()>;
 
 /// A place for one file.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {

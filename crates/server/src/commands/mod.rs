@@ -9,6 +9,7 @@ pub mod check;
 mod client;
 pub mod demo;
 pub mod get;
+pub mod journal;
 pub mod owner;
 pub mod rm;
 pub mod serve;

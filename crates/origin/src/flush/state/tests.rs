@@ -11,7 +11,7 @@ fn version(number: u64) -> Version {
     Version::new(Reading::from_bits(number), 1)
 }
 
-fn key(name: impl ToString) -> Key {
+fn key(name: &(impl ToString + ?Sized)) -> Key {
     Key::new(name.to_string()).unwrap()
 }
 
@@ -30,7 +30,7 @@ impl Bench {
         Self { flusher: Flusher::new(DELAY, batch_len_max, 7), now: Instant::now() }
     }
 
-    fn record(&mut self, name: impl ToString, number: u64) {
+    fn record(&mut self, name: &(impl ToString + ?Sized), number: u64) {
         let key = key(name);
         self.flusher.recorded(self.now, &key, slot(&key), version(number));
     }
@@ -92,7 +92,7 @@ fn a_key_is_flushed_again_only_when_the_flush_before_is_taken_down() {
 fn a_batch_holds_no_more_keys_than_the_origin_takes() {
     let mut bench = Bench::new(3);
     for name in 0..7 {
-        bench.record(name, 1);
+        bench.record(&name, 1);
     }
     let sizes: Vec<usize> = (0..3).map(|_| bench.next().items.len()).collect();
     assert_eq!(sizes, [3, 3, 1]);
@@ -137,7 +137,7 @@ fn a_retry_takes_what_came_meanwhile() {
 fn a_refusal_and_a_conflict_are_the_end_of_a_key() {
     let mut bench = Bench::new(3);
     for name in ["refused", "conflict", "gone"] {
-        bench.record(name, 1);
+        bench.record(&name, 1);
     }
     let batch = bench.next();
     let settled = bench.answer(&batch, |key| match key.as_bytes() {
@@ -155,7 +155,7 @@ fn one_poison_change_is_found_by_halving_and_the_others_get_through() {
     for outcome in [Outcome::Unknown, Outcome::Refused("poison".into())] {
         let mut bench = Bench::new(100);
         for name in 0..10_000 {
-            bench.record(name, 1);
+            bench.record(&name, 1);
         }
         let is_poison = |key: &Key| key.as_bytes() == b"4242";
         let (mut requests, mut after_last) = (0, None);
@@ -176,7 +176,7 @@ fn one_poison_change_is_found_by_halving_and_the_others_get_through() {
 fn an_origin_that_is_down_is_not_asked_for_each_key() {
     let mut bench = Bench::new(100);
     for name in 0..10_000 {
-        bench.record(name, 1);
+        bench.record(&name, 1);
     }
     let end = bench.now + Duration::from_secs(60);
     let (mut requests, mut first) = (0, 0);
@@ -203,7 +203,7 @@ fn an_origin_that_is_down_is_not_asked_for_each_key() {
 fn an_origin_that_is_not_reached_gets_its_batches_whole() {
     let mut bench = Bench::new(100);
     for name in 0..100 {
-        bench.record(name, 1);
+        bench.record(&name, 1);
     }
     for _ in 0..5 {
         let batch = bench.next();
@@ -361,8 +361,8 @@ proptest! {
             match step {
                 Step::Record(name) => {
                     model.next += 1;
-                    bench.record(name, model.next);
-                    model.newest.insert(key(name), version(model.next));
+                    bench.record(&name, model.next);
+                    model.newest.insert(key(&name), version(model.next));
                 }
                 Step::Pass(ms) => bench.now += Duration::from_millis(ms.into()),
                 Step::Take => {
@@ -380,7 +380,7 @@ proptest! {
                     model.took_down(&settlement);
                     bench.flusher.settled(bench.now, [&settlement.key]);
                 }
-                Step::Poison(name) => drop(model.poison.insert(key(name))),
+                Step::Poison(name) => drop(model.poison.insert(key(&name))),
                 Step::Mood(mood) => model.mood = mood,
                 Step::Answer(_) | Step::Settle(_) => {}
             }
