@@ -88,12 +88,7 @@ impl Origin {
 
     fn versions(&self, key: &str) -> Vec<Version> {
         let requests = self.requests.lock();
-        requests
-            .iter()
-            .flat_map(|(_, items)| items)
-            .filter(|(name, _)| name == key)
-            .map(|(_, version)| *version)
-            .collect()
+        requests.iter().flatten().filter(|(name, _)| name == key).map(|(_, version)| *version).collect()
     }
 
     async fn ask(&self, updates: Vec<Update>) -> Vec<Result<(), UpdateError>> {

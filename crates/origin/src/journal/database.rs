@@ -65,6 +65,11 @@ impl Faults {
         self.no_room.load(Ordering::Acquire)
     }
 
+    /// Nothing is written to the file any more, not even while it is closed.
+    pub(super) fn end(&self, cause: &Arc<str>) {
+        self.broken.lock().get_or_insert_with(|| Arc::clone(cause));
+    }
+
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -91,7 +96,10 @@ impl Pages {
         if self.faults.is_retired.load(Ordering::Acquire) {
             return Err(io::Error::other("the file was opened anew"));
         }
-        Ok(())
+        match self.faults.broken() {
+            Some(cause) => Err(io::Error::other(&*cause)),
+            None => Ok(()),
+        }
     }
 
     /// A full disk fails a write and no more: what was synced stands, as redb changes no page in place that a commit needs.

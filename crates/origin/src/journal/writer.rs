@@ -267,6 +267,9 @@ impl Writer {
         let failed = JournalError::Failed { file: Arc::clone(&file), cause: Arc::clone(cause) };
         tracing::error!(error = %failed, "the journal failed");
         *self.shared.failure.lock() = Some(failed);
+        if let Some(database) = &*self.shared.database.read() {
+            database.faults().end(cause);
+        }
         self.answer(jobs, &JournalError::Unknown { file, cause: Arc::clone(cause) });
     }
 
