@@ -261,6 +261,7 @@ async fn a_poison_change_delays_no_other_by_more_than_a_batch() {
         let start = Instant::now();
         while bench.origin.values.lock().len() < 10_000 {
             sleep(Duration::from_millis(1)).await;
+            assert!(start.elapsed() < TIMEOUT, "others are held up");
         }
         // 101 batches, four at a time, and the halves of one.
         assert!(start.elapsed() < DELAY + Duration::from_millis(101 / 4 + 50), "{:?}", start.elapsed());
