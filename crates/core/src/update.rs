@@ -36,8 +36,12 @@ pub struct Update {
 /// Why an origin did not take a change. The text reaches whoever wrote, so that it must hold no secret.
 #[derive(Debug)]
 pub enum UpdateError {
-    /// It is certain that nothing changed: the origin refused, or was not reached at all.
+    /// It is certain that nothing changed, and the same change would fare no better later: the origin refused it for what it is, such
+    /// as by a constraint. A write-behind change ends here.
     Refused(LoadError),
+    /// It is certain that nothing changed, for a reason that is none of the change's: the origin was not reached, was too busy or did
+    /// not let this node in. The same change may succeed later.
+    Unreached(LoadError),
     /// The origin has a newer version of the key. Nothing changed, but what is cached is old.
     Conflict,
     /// The change may be made or not, now or a little later: no answer came, or none that tells.
@@ -45,9 +49,14 @@ pub enum UpdateError {
 }
 
 impl UpdateError {
-    /// Nothing changed, for this reason.
+    /// Nothing changed and nothing will, for this reason.
     pub fn refused(message: impl fmt::Display) -> Self {
         Self::Refused(Error::origin(message).into())
+    }
+
+    /// Nothing changed for now, for this reason.
+    pub fn unreached(message: impl fmt::Display) -> Self {
+        Self::Unreached(Error::origin(message).into())
     }
 
     /// Nobody knows what changed, for this reason.
@@ -59,7 +68,7 @@ impl UpdateError {
 impl fmt::Display for UpdateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(error) | Self::Unknown(error) => error.fmt(f),
+            Self::Refused(error) | Self::Unreached(error) | Self::Unknown(error) => error.fmt(f),
             Self::Conflict => f.write_str("the origin has a newer version of the key"),
         }
     }
@@ -85,7 +94,7 @@ impl std::error::Error for UpdateError {}
 /// impl Store for Memory {
 ///     fn update(&self, update: Update) -> BoxFuture<'_, Result<(), UpdateError>> {
 ///         Box::pin(async move {
-///             let mut values = self.0.lock().map_err(UpdateError::refused)?;
+///             let mut values = self.0.lock().map_err(UpdateError::unreached)?;
 ///             match update.change {
 ///                 Change::Put(value) => values.insert(update.key, value),
 ///                 Change::Delete => values.remove(&update.key),

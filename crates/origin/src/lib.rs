@@ -1,22 +1,29 @@
-//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`] and [`DirectoryOrigin`].
+//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`] and [`DirectoryOrigin`]; and the [`journal`] of writes that
+//! are on their way to an origin, with what [flushes](flush) it.
 //!
 //! Each is a [`Loader`](larder_core::Loader) and nothing more. How many loads of a group are under way at once and how
 //! long each may take is up to the caller; an origin bounds only what a load that was given up may still hold. Dropping
 //! a load's future is safe at any point.
 //!
-//! Each is a feature of this crate, named like its module and on unless turned off.
+//! Each origin is a feature of this crate, named like its module and on unless turned off; the journal's is `journal`.
 
 #![forbid(unsafe_code)]
 
-#[cfg(any(feature = "directory", feature = "sqlite"))]
+#[cfg(any(feature = "directory", feature = "journal", feature = "sqlite"))]
 mod blocking;
 mod config_error;
 #[cfg(feature = "directory")]
 pub mod directory;
+#[cfg(feature = "journal")]
+pub mod flush;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "journal")]
+pub mod journal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "journal")]
+pub mod storage;
 
 pub use config_error::ConfigError;
 #[cfg(feature = "directory")]

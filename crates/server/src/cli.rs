@@ -48,6 +48,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Measures how many gets a node answers, and how long they take.
     Bench(BenchArgs),
+    /// Looks at the write-behind journal of a node that does not run.
+    #[command(subcommand)]
+    Journal(JournalCommand),
 }
 
 /// Runs the command that the process was started with.
@@ -64,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::Owner(args) => commands::owner::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Journal(JournalCommand::List(args)) => commands::journal::list(&args),
+        Command::Journal(JournalCommand::Check(args)) => commands::journal::check(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -237,6 +242,26 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Prints JSON: `{"cluster": …, "groups": …}`, as the node gave them.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `larder journal`.
+#[derive(Subcommand, Debug)]
+pub enum JournalCommand {
+    /// Lists the writes that are not at their origin, and those that were given up.
+    List(JournalArgs),
+    /// Reads all of it and says what is damaged.
+    Check(JournalArgs),
+}
+
+/// Which journal.
+#[derive(Args, Debug)]
+pub struct JournalArgs {
+    /// The node's data folder (node.data_dir).
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Prints JSON: an object a line.
     #[arg(long)]
     pub json: bool,
 }

@@ -372,3 +372,80 @@ fn status_gives_the_nodes_own_json_when_asked() {
     assert_eq!(json["cluster"]["members"][1]["zone"], "west");
     assert_eq!(json["groups"]["groups"][0]["counters"]["gets"], 10);
 }
+
+/// A data folder with a journal: two records, a mark and a dead letter.
+async fn with_a_journal(folder: &std::path::Path) {
+    use larder::{
+        core::{Change, version::Reading},
+        origin::{
+            journal::{Holder, Journal, JournalConfig, Mark, Place, Record, path_in},
+            storage::DiskStorage,
+        },
+    };
+
+    let clock = larder_core::testing::clock::TokioClock::new();
+    let journal = Journal::open(DiskStorage::new(path_in(folder)), JournalConfig::default(), clock).await.unwrap();
+    let record = |key: &'static [u8], number| {
+        let id =
+            Place::new("users", larder::Key::new(key).unwrap()).at(larder::Version::new(Reading::from_bits(number), 7));
+        Record { written_ms: 1_750_000_000_000, ..Record::new(id, Change::Put("Zaphod".into())) }
+    };
+    let copy = Record { change: Change::Delete, ..record(b"\xff", 2).held_as(Holder::CopyFor("n2".into())) };
+    journal.append_all(vec![record(b"42", 1), copy, record(b"bad", 3)]).await.unwrap();
+    journal.bury(vec![(record(b"bad", 3).id, "no such table".into())]).await.unwrap();
+    journal.settle(vec![Mark::new(record(b"done", 4).id.place, record(b"done", 4).id.version)]).await.unwrap();
+    // Not closed: as a node that was killed leaves it.
+    std::mem::forget(journal);
+}
+
+fn journal(folder: &std::path::Path, args: &[&str]) -> Output {
+    larder().arg("journal").args(args).arg("--data-dir").arg(folder).output().unwrap()
+}
+
+#[tokio::test]
+async fn journal_shows_what_is_in_a_journal_that_no_node_has_open() {
+    let folder = tempfile::tempdir().unwrap();
+    with_a_journal(folder.path()).await;
+    let path = folder.path().join("journal.larder");
+    let message =
+        format!("larder: {} is open: end the node that runs on it, or ask it for its dead letters\n", path.display());
+    assert_fails(&journal(folder.path(), &["check"]), 1, &message);
+
+    // What a killed node leaves: the file as it is, and a lock that nobody holds.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = copy.path().join("journal.larder");
+    fs::copy(&path, &copied).unwrap();
+    let before = fs::read(&copied).unwrap();
+    let output = journal(copy.path(), &["check"]);
+    assert_prints(&output, "commit 3: 2 records, 2 marks, 1 dead letters, 0 damaged\n");
+    let output = journal(copy.path(), &["list"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let wanted = "record         users/42  version 000000000000000100000007  put of 6 bytes  held as owner  written 2025-06-15T15:06:40.000Z\n";
+    assert!(lines.contains(wanted), "{lines}");
+    assert!(lines.contains("users/\\xff  version 000000000000000200000007  delete  held as copy for n2"), "{lines}");
+    assert!(lines.contains("dead letter 1  users/bad") && lines.contains(": no such table\n"), "{lines}");
+
+    let output = journal(copy.path(), &["list", "--json"]);
+    let objects: Vec<serde_json::Value> =
+        output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert_eq!(objects.len(), 3);
+    let deleted = objects.iter().map(|object| &object["record"]).find(|record| record["change"] == "delete").unwrap();
+    assert!(deleted["key_b64"] == "/w==" && deleted["copy_for"] == "n2" && deleted["bytes"].is_null());
+    assert_eq!(objects[2]["dead_letter"]["reason"], "no such table");
+    assert_eq!(fs::read(&copied).unwrap(), before, "looking changes nothing");
+}
+
+#[tokio::test]
+async fn journal_says_what_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.larder");
+    let output = journal(folder.path(), &["check"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("can't be opened"), "{stderr}");
+    fs::write(&path, "something else").unwrap();
+    let message = format!(
+        "larder: {} is damaged: it is cut short; see `larder journal check`, and take the file away only if what it holds may be lost\n",
+        path.display()
+    );
+    assert_fails(&journal(folder.path(), &["check", "--json"]), 1, &message);
+}

@@ -10,6 +10,7 @@ mod client;
 pub mod demo;
 pub mod get;
 pub mod invalidate;
+pub mod journal;
 pub mod owner;
 pub mod rm;
 pub mod serve;

@@ -1,0 +1,515 @@
+//! [`Record`]: a write that its origin does not have yet; and what records, marks and dead letters look like as bytes.
+//!
+//! A place is what sorts: group, slot, length of the key, key, and for records the version, each so written that bytes sort as
+//! the things do. Everything stored ends with a CRC-32 of its place and itself, which is looked at whenever it is read.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use larder_core::{Change, Key, Value, Version, placement::Slot, version::Reading};
+
+/// What a record takes beside its own bytes: its entry in the file's pages, and in the table of ages in memory.
+pub const RECORD_OVERHEAD: u64 = 256;
+
+/// The longest content type, idempotency key, name or reason, in bytes: more is nothing that people write.
+pub const TEXT_LEN_MAX: usize = 4096;
+
+/// The way in which things are written as bytes.
+const ENCODING: u8 = 1;
+
+/// A key of a group.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The group.
+    pub group: Arc<str>,
+    /// The key's slot.
+    pub slot: Slot,
+    /// The key.
+    pub key: Key,
+}
+
+impl Place {
+    /// The place of a group's key.
+    pub fn new(group: impl Into<Arc<str>>, key: Key) -> Self {
+        let group = group.into();
+        Self { slot: Slot::of(&group, key.as_bytes()), group, key }
+    }
+
+    /// The record of this version here.
+    #[must_use]
+    pub const fn at(self, version: Version) -> RecordId {
+        RecordId { place: self, version }
+    }
+}
+
+/// Keys may be secrets, so that only their length and first bytes are shown.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.group, self.key)
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A write: where, and its version, which no other write of the cluster has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Where.
+    pub place: Place,
+    /// Which.
+    pub version: Version,
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of version {}", self.place, self.version)
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a node holds a record for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Holder {
+    /// It owned the slot when it took the write, or took the record over since: it is to flush it.
+    Owner,
+    /// It keeps the second copy for the member of this name, which is to flush it.
+    CopyFor(Arc<str>),
+}
+
+/// A write that its origin does not have yet.
+///
+/// # Examples
+///
+/// ```
+/// use larder_core::{Change, Key, Version};
+/// use larder_origin::journal::{Place, Record};
+///
+/// let id = Place::new("users", Key::new("42")?).at(Version::ZERO);
+/// let record = Record::new(id, Change::Put("Zaphod".into()));
+/// assert!(record.idempotency_key.is_none());
+/// # Ok::<(), larder_core::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Which write it is.
+    pub id: RecordId,
+    /// What is to become of the key. Of a value its bytes and content type are kept.
+    pub change: Change,
+    /// The writer's own, if there was one.
+    pub idempotency_key: Option<Arc<str>>,
+    /// What this node holds it for.
+    pub holder: Holder,
+    /// When it was first journalled, by the wall clock, in milliseconds since 1970; 0 has the journal fill it in.
+    pub written_ms: u64,
+}
+
+impl Record {
+    /// A write that this node took as owner, now.
+    #[must_use]
+    pub const fn new(id: RecordId, change: Change) -> Self {
+        Self { id, change, idempotency_key: None, holder: Holder::Owner, written_ms: 0 }
+    }
+
+    /// The same, with its writer's idempotency key.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The same, held for this reason.
+    #[must_use]
+    pub fn held_as(mut self, holder: Holder) -> Self {
+        self.holder = holder;
+        self
+    }
+
+    /// What is longer than it can be written, if anything is.
+    pub(super) fn too_long(&self) -> Option<&'static str> {
+        let content_type = match &self.change {
+            Change::Put(value) => value.content_type(),
+            Change::Delete => None,
+        };
+        let holder = match &self.holder {
+            Holder::CopyFor(name) => Some(&**name),
+            Holder::Owner => None,
+        };
+        let texts = [("content type", content_type), ("idempotency key", self.idempotency_key.as_deref())];
+        let mut texts = texts.into_iter().chain([("holder's name", holder)]);
+        texts.find(|(_, text)| text.is_some_and(|text| text.len() > TEXT_LEN_MAX)).map(|(what, _)| what)
+    }
+}
+
+/// That a key's writes up to a version are at the origin, or need not go there any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The key.
+    pub place: Place,
+    /// The newest version that is settled.
+    pub version: Version,
+    /// When it was settled, by the wall clock, in milliseconds since 1970; 0 has the journal fill it in.
+    pub written_ms: u64,
+}
+
+impl Mark {
+    /// That everything up to `version` is settled, now.
+    #[must_use]
+    pub const fn new(place: Place, version: Version) -> Self {
+        Self { place, version, written_ms: 0 }
+    }
+}
+
+/// A write that was given up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadLetter {
+    /// Its number, never given twice.
+    pub id: u64,
+    /// What was to be written.
+    pub record: Record,
+    /// Why it was not.
+    pub reason: Arc<str>,
+    /// When it was given up, by the wall clock, in milliseconds since 1970.
+    pub buried_ms: u64,
+}
+
+/// Writes what sorts as it does.
+pub(super) mod places {
+    use super::*;
+
+    /// What all places of a group begin with. Names of groups have no zero.
+    pub(in super::super) fn group(group: &str) -> Vec<u8> {
+        [group.as_bytes(), &[0]].concat()
+    }
+
+    /// What all places of a group's slot begin with.
+    pub(in super::super) fn slot(name: &str, slot: Slot) -> Vec<u8> {
+        let mut bytes = group(name);
+        bytes.extend_from_slice(&slot.number().to_be_bytes());
+        bytes
+    }
+
+    /// A key's place, and what those of its records begin with.
+    pub(in super::super) fn key(place: &Place) -> Vec<u8> {
+        let mut bytes = slot(&place.group, place.slot);
+        let key = place.key.as_bytes();
+        // A key has 1,024 bytes at most.
+        bytes.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
+        bytes.extend_from_slice(key);
+        bytes
+    }
+
+    /// A record's place.
+    pub(in super::super) fn record(id: &RecordId) -> Vec<u8> {
+        let mut bytes = key(&id.place);
+        version(id.version, &mut bytes);
+        bytes
+    }
+
+    pub(in super::super) fn version(version: Version, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&version.reading().to_bits().to_be_bytes());
+        bytes.extend_from_slice(&version.incarnation().to_be_bytes());
+    }
+
+    /// The first place after all those that begin with `prefix`; none if there can't be any.
+    pub(in super::super) fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+        let mut end = prefix.to_vec();
+        while let Some(last) = end.pop() {
+            if last < u8::MAX {
+                end.push(last + 1);
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    pub(in super::super) fn read_key(bytes: &[u8]) -> Option<Place> {
+        let mut fields = Fields(bytes);
+        let place = fields.place()?;
+        fields.0.is_empty().then_some(place)
+    }
+
+    pub(in super::super) fn read_record(bytes: &[u8]) -> Option<RecordId> {
+        let mut fields = Fields(bytes);
+        let id = fields.place()?.at(fields.version()?);
+        fields.0.is_empty().then_some(id)
+    }
+}
+
+const PUT: u8 = 1;
+const HAS_CONTENT_TYPE: u8 = 2;
+const HAS_IDEMPOTENCY_KEY: u8 = 4;
+const IS_COPY: u8 = 8;
+
+/// A record's bytes at `place`.
+pub(super) fn encode(place: &[u8], record: &Record) -> Vec<u8> {
+    let (value, content_type) = match &record.change {
+        Change::Put(value) => (Some(value), value.content_type()),
+        Change::Delete => (None, None),
+    };
+    let holder = match &record.holder {
+        Holder::CopyFor(name) => Some(&**name),
+        Holder::Owner => None,
+    };
+    let texts =
+        [(HAS_CONTENT_TYPE, content_type), (HAS_IDEMPOTENCY_KEY, record.idempotency_key.as_deref()), (IS_COPY, holder)];
+    let mut flags = if value.is_some() { PUT } else { 0 };
+    for (flag, text) in texts {
+        flags |= text.map_or(0, |_| flag);
+    }
+    let mut bytes = Vec::with_capacity(64 + value.map_or(0, |value| value.len()));
+    bytes.extend_from_slice(&[ENCODING, flags]);
+    bytes.extend_from_slice(&record.written_ms.to_be_bytes());
+    for text in texts.into_iter().filter_map(|(_, text)| text) {
+        push_text(text, &mut bytes);
+    }
+    if let Some(value) = value {
+        bytes.extend_from_slice(value);
+    }
+    seal(place, bytes)
+}
+
+/// The record that stands at `place`, or what is wrong with it.
+pub(super) fn decode(place: &[u8], bytes: &[u8]) -> Result<Record, Wrong> {
+    let id = places::read_record(place).ok_or(Wrong::Place)?;
+    let mut fields = Fields(unseal(place, bytes)?);
+    let record = (|| {
+        let flags = fields.head()?;
+        let written_ms = fields.u64()?;
+        let mut text = |flag| if flags & flag == 0 { Some(None) } else { fields.text().map(Some) };
+        let (content_type, idempotency_key) = (text(HAS_CONTENT_TYPE)?, text(HAS_IDEMPOTENCY_KEY)?);
+        let holder = text(IS_COPY)?.map_or(Holder::Owner, |name| Holder::CopyFor(name.into()));
+        let change = if flags & PUT == 0 {
+            Change::Delete
+        } else {
+            let value = Value::new(Bytes::copy_from_slice(fields.0));
+            Change::Put(content_type.map_or(value.clone(), |content_type| value.with_content_type(content_type)))
+        };
+        Some(Record { id, change, idempotency_key: idempotency_key.map(Arc::from), holder, written_ms })
+    })();
+    record.ok_or(Wrong::Content)
+}
+
+/// A mark's bytes at `place`.
+pub(super) fn encode_mark(place: &[u8], mark: &Mark) -> Vec<u8> {
+    let mut bytes = vec![ENCODING, 0];
+    bytes.extend_from_slice(&mark.written_ms.to_be_bytes());
+    places::version(mark.version, &mut bytes);
+    seal(place, bytes)
+}
+
+/// The mark that stands at `place`, or what is wrong with it.
+pub(super) fn decode_mark(place: &[u8], bytes: &[u8]) -> Result<Mark, Wrong> {
+    let mut fields = Fields(unseal(place, bytes)?);
+    let place = places::read_key(place).ok_or(Wrong::Place)?;
+    let mark = (|| {
+        fields.head()?;
+        Some(Mark { place, written_ms: fields.u64()?, version: fields.version()? })
+    })();
+    mark.ok_or(Wrong::Content)
+}
+
+/// A dead letter's bytes.
+pub(super) fn encode_dead(letter: &DeadLetter) -> Vec<u8> {
+    let place = places::record(&letter.record.id);
+    let mut bytes = vec![ENCODING, 0];
+    bytes.extend_from_slice(&letter.buried_ms.to_be_bytes());
+    push_text(&letter.reason, &mut bytes);
+    push_bytes(&place, &mut bytes);
+    bytes.extend_from_slice(&encode(&place, &letter.record));
+    seal(&letter.id.to_be_bytes(), bytes)
+}
+
+/// The dead letter of this number, or what is wrong with it.
+pub(super) fn decode_dead(id: u64, bytes: &[u8]) -> Result<DeadLetter, Wrong> {
+    let mut fields = Fields(unseal(&id.to_be_bytes(), bytes)?);
+    let head = (|| {
+        fields.head()?;
+        Some((fields.u64()?, fields.text()?, fields.bytes()?))
+    })();
+    let (buried_ms, reason, place) = head.ok_or(Wrong::Content)?;
+    Ok(DeadLetter { id, record: decode(place, fields.0)?, reason: reason.into(), buried_ms })
+}
+
+/// Some bytes under a name.
+pub(super) fn seal(place: &[u8], mut bytes: Vec<u8>) -> Vec<u8> {
+    let checksum = checksum(place, &bytes);
+    bytes.extend_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+/// What was sealed.
+pub(super) fn unseal<'a>(place: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Wrong> {
+    let (bytes, stored) = bytes.split_last_chunk().ok_or(Wrong::Content)?;
+    if checksum(place, bytes) == u32::from_be_bytes(*stored) { Ok(bytes) } else { Err(Wrong::Checksum) }
+}
+
+fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(place);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// What is wrong with something that was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Wrong {
+    #[error("its place is none")]
+    Place,
+    #[error("its checksum is wrong")]
+    Checksum,
+    #[error("it can't be read")]
+    Content,
+}
+
+pub(super) fn push_text(text: &str, bytes: &mut Vec<u8>) {
+    push_bytes(text.as_bytes(), bytes);
+}
+
+/// Cuts what is too long, which only a reason can be.
+fn push_bytes(text: &[u8], bytes: &mut Vec<u8>) {
+    let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(&text[..usize::from(len)]);
+}
+
+/// What is left to read.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// The flags after the encoding, if that is the one known.
+    fn head(&mut self) -> Option<u8> {
+        let [encoding, flags] = self.array()?;
+        (encoding == ENCODING).then_some(flags)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = u16::from_be_bytes(self.array()?);
+        self.take(len.into())
+    }
+
+    pub(super) fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    pub(super) fn version(&mut self) -> Option<Version> {
+        let reading = Reading::from_bits(self.u64()?);
+        Some(Version::new(reading, u32::from_be_bytes(self.array()?)))
+    }
+
+    fn place(&mut self) -> Option<Place> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let group = Arc::from(std::str::from_utf8(self.take(end)?).ok()?);
+        self.take(1)?;
+        let slot = Slot::new(u16::from_be_bytes(self.array()?))?;
+        let key = Key::copy_from(self.bytes()?).ok()?;
+        Some(Place { group, slot, key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place(group: &str, key: &[u8]) -> Place {
+        Place::new(group, Key::copy_from(key).unwrap())
+    }
+
+    fn version(bits: u64, incarnation: u32) -> Version {
+        Version::new(Reading::from_bits(bits), incarnation)
+    }
+
+    prop_compose! {
+        fn a_record()(
+            key in proptest::collection::vec(any::<u8>(), 1..50),
+            (bits, incarnation, written_ms) in any::<(u64, u32, u64)>(),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..50)),
+            content_type in proptest::option::of("[a-z/]{0,9}"),
+            idempotency_key in proptest::option::of("[a-z]{0,9}"),
+            holder in proptest::option::of("[a-z]{1,9}"),
+        ) -> Record {
+            let change = value.map_or(Change::Delete, |value| {
+                let value = Value::new(value);
+                Change::Put(content_type.map_or(value.clone(), |content_type| value.with_content_type(content_type)))
+            });
+            Record {
+                id: place("users", &key).at(version(bits, incarnation)),
+                change,
+                idempotency_key: idempotency_key.map(Arc::from),
+                holder: holder.map_or(Holder::Owner, |name| Holder::CopyFor(name.into())),
+                written_ms,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_and_no_flipped_bit_goes_unseen(record in a_record(), flip in any::<prop::sample::Index>()) {
+            let place = places::record(&record.id);
+            let mut bytes = encode(&place, &record);
+            prop_assert_eq!(decode(&place, &bytes).unwrap(), record);
+            let bit = flip.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(decode(&place, &bytes).is_err());
+        }
+
+        #[test]
+        fn places_sort_by_group_slot_key_and_version(left in a_record(), right in a_record()) {
+            let sort = |record: &Record| {
+                let key = record.id.place.key.as_bytes();
+                (record.id.place.slot, key.len(), key.to_vec(), record.id.version)
+            };
+            prop_assert_eq!(places::record(&left.id).cmp(&places::record(&right.id)), sort(&left).cmp(&sort(&right)));
+        }
+    }
+
+    #[test]
+    fn a_record_at_another_place_is_wrong() {
+        let record = Record::new(place("users", b"a").at(Version::ZERO), Change::Delete);
+        let bytes = encode(&places::record(&record.id), &record);
+        let other = places::record(&place("users", b"a").at(version(1, 1)));
+        assert_eq!(decode(&other, &bytes), Err(Wrong::Checksum));
+    }
+
+    #[test]
+    fn dead_letters_and_marks_come_back() {
+        let record = Record::new(place("users", b"a").at(version(7, 1)), Change::Put("x".into()));
+        let letter = DeadLetter { id: 3, record, reason: "too long".into(), buried_ms: 9 };
+        assert_eq!(decode_dead(3, &encode_dead(&letter)).unwrap(), letter);
+        assert_eq!(decode_dead(4, &encode_dead(&letter)), Err(Wrong::Checksum));
+        let mark = Mark { place: place("users", b"a"), version: version(7, 1), written_ms: 5 };
+        let at = places::key(&mark.place);
+        assert_eq!(decode_mark(&at, &encode_mark(&at, &mark)).unwrap(), mark);
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_after_all_that_begin_with_it() {
+        assert_eq!(places::after(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(places::after(&[1, 255]), Some(vec![2]));
+        assert_eq!(places::after(&[255]), None);
+    }
+}
