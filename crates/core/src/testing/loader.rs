@@ -15,16 +15,16 @@ use crate::{Error, Found, KEY_LEN_MAX, Key, LoadError, LoadRequest, Loaded, Load
 pub const VALUE_LEN_MAX: usize = 256 * 1024;
 
 /// How long a load may take that should be answered; long, because a busy machine must not fail a test.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// After how long a load of a key that hangs is given up, as a flight does at its deadline.
-const SLOW_TIME: Duration = Duration::from_millis(50);
+pub(super) const SLOW_TIME: Duration = Duration::from_millis(50);
 
 /// Hanging loads that run beside one that is answered; fewer than any origin's threads or connections.
-const HANGING_LEN: usize = 4;
+pub(super) const HANGING_LEN: usize = 4;
 
 /// Hanging loads that are given up one after another's start; more than any origin's threads or connections.
-const ABANDONED_LEN: usize = 100;
+pub(super) const ABANDONED_LEN: usize = 100;
 
 /// How the suite arranges what an origin holds, from outside of its [`Loader`].
 pub trait Arrange {
@@ -147,7 +147,7 @@ pub fn odd_keys() -> Vec<Key> {
 }
 
 /// A key that never hides what is wrong with it.
-fn key(bytes: impl AsRef<[u8]>) -> Key {
+pub(super) fn key(bytes: impl AsRef<[u8]>) -> Key {
     Key::copy_from(bytes.as_ref()).expect("the suite's keys are keys")
 }
 
@@ -172,7 +172,7 @@ async fn found(origin: &impl Arrange, key: &Key) -> Found {
     load(origin, request(key)).await.unwrap_or_else(|error| panic!("{key:?}: {error}")).found
 }
 
-fn bytes(found: &Found) -> Option<&[u8]> {
+pub(super) fn bytes(found: &Found) -> Option<&[u8]> {
     match found {
         Found::Value(value) => Some(value),
         Found::Nothing | Found::Unchanged => None,

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod fake_peer;
+pub mod fake_store;
 pub mod loader;
 pub mod membership;
 pub mod needs;
@@ -13,3 +14,4 @@ pub mod origin;
 pub mod peer;
 pub mod registry;
 pub mod slots;
+pub mod store;
