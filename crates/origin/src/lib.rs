@@ -1,10 +1,16 @@
 //! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`] and [`DirectoryOrigin`].
 //!
-//! Each is a [`Loader`](larder_core::Loader) and nothing more. How many loads of a group are under way at once and how
-//! long each may take is up to the caller; an origin bounds only what a load that was given up may still hold. Dropping
-//! a load's future is safe at any point.
+//! Each is a [`Loader`](larder_core::Loader) and a [`Store`](larder_core::Store), and nothing more. How many loads and changes of a
+//! group are under way at once and how long each may take is up to the caller; an origin bounds only what one that was given up
+//! may still hold. Dropping a load's future is safe at any point. So is dropping that of a change, of which nobody knows then
+//! whether it was made.
 //!
-//! Each is a feature of this crate, named like its module and on unless turned off.
+//! | origin | a change is made | it fences |
+//! |---|---|---|
+//! | `http` | by PUT or DELETE | if the server does |
+//! | `sqlite` | by the statements `upsert` and `delete` | if they name `$3` |
+//!
+//! Each is a feature of this crate, named like its module. All are on unless turned off.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +23,8 @@ pub mod directory;
 pub mod http;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "http")]
+mod tls;
 
 pub use config_error::ConfigError;
 #[cfg(feature = "directory")]
@@ -31,4 +39,14 @@ pub use sqlite::{SqliteConfig, SqliteOrigin};
 fn too_large(value_len_max: usize) -> Error {
     let message = format!("the value at the origin has more than {value_len_max} bytes, the group's limit");
     Error::new(ErrorKind::TooLarge, message)
+}
+
+#[cfg(feature = "http")]
+/// What lies at the bottom of an error, which says more than its top.
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
