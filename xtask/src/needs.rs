@@ -56,8 +56,16 @@ const CONSUL: Need = Need {
     used_by: "the tests with real agents of Consul",
 };
 
+const POSTGRES: Need = Need {
+    name: "postgres",
+    probe: "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb",
+    debian: &["postgresql"],
+    older: None,
+    used_by: "the tests with a real PostgreSQL",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -224,6 +232,6 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul"), "{sentence}");
+        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, postgres"), "{sentence}");
     }
 }

@@ -1,4 +1,4 @@
-//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`] and [`DirectoryOrigin`].
+//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`] and `PostgresOrigin`.
 //!
 //! Each is a [`Loader`](larder_core::Loader) and a [`Store`](larder_core::Store), and nothing more. How many loads and changes of a
 //! group are under way at once and how long each may take is up to the caller; an origin bounds only what one that was given up
@@ -8,9 +8,10 @@
 //! | origin | a change is made | it fences |
 //! |---|---|---|
 //! | `http` | by PUT or DELETE | if the server does |
-//! | `sqlite` | by the statements `upsert` and `delete` | if they name `$3` |
+//! | `sqlite`, `postgres` | by the statements `upsert` and `delete` | if they name `$3` |
+//! | `directory` | by renaming a new file over the old one | no |
 //!
-//! Each is a feature of this crate, named like its module. All are on unless turned off.
+//! Each is a feature of this crate, named like its module. All but `postgres` are on unless turned off.
 
 #![forbid(unsafe_code)]
 
@@ -21,9 +22,11 @@ mod config_error;
 pub mod directory;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "postgres"))]
 mod tls;
 
 pub use config_error::ConfigError;
@@ -32,6 +35,8 @@ pub use directory::DirectoryOrigin;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpOrigin};
 use larder_core::{Error, ErrorKind};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConfig, PostgresOrigin};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteConfig, SqliteOrigin};
 
@@ -41,7 +46,7 @@ fn too_large(value_len_max: usize) -> Error {
     Error::new(ErrorKind::TooLarge, message)
 }
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "postgres"))]
 /// What lies at the bottom of an error, which says more than its top.
 pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;

@@ -13,6 +13,8 @@ use crate::ConfigError;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
     Never,
+    #[cfg(feature = "postgres")]
+    IfOffered,
     Always,
 }
 
@@ -24,6 +26,8 @@ pub(crate) fn client(wanted: Wanted, ca_file: Option<&Path>) -> Result<ClientCon
     let roots = match (ca_file, wanted) {
         (Some(file), _) => certificates(file)?,
         (None, Wanted::Always) => of_the_system()?,
+        #[cfg(feature = "postgres")]
+        (None, Wanted::IfOffered) => of_the_system().unwrap_or_else(|_| RootCertStore::empty()),
         (None, Wanted::Never) => RootCertStore::empty(),
     };
     Ok(tls.with_root_certificates(roots).with_no_client_auth())

@@ -333,11 +333,19 @@ pub async fn a_batch_answers_each_key_in_its_place(origin: &impl Arrange) {
 
 /// Makes a module of tests, one for each behaviour of [`testing::loader`](crate::testing::loader); `$arrange` makes the
 /// [`Arrange`](crate::testing::loader::Arrange) of one test. It needs `tokio` with `macros` and `rt`.
+///
+/// With `needs $program` before the rest, only where [`needs`](crate::testing::needs::needs) says that the program is there.
 #[macro_export]
 macro_rules! loader_contract {
     ($name:ident, $arrange:expr) => {
+        $crate::loader_contract!(@behaviours $name, $arrange, true);
+    };
+    (needs $program:literal, $name:ident, $arrange:expr) => {
+        $crate::loader_contract!(@behaviours $name, $arrange, $crate::testing::needs::needs($program));
+    };
+    (@behaviours $name:ident, $arrange:expr, $is_there:expr) => {
         $crate::loader_contract!(
-            @tests $name, $arrange,
+            @tests $name, $arrange, $is_there,
             a_missing_key_is_nothing
             a_value_comes_back_as_it_is
             a_value_keeps_no_memory_but_its_own
@@ -351,13 +359,15 @@ macro_rules! loader_contract {
             a_batch_answers_each_key_in_its_place
         );
     };
-    (@tests $name:ident, $arrange:expr, $($behaviour:ident)*) => {
+    (@tests $name:ident, $arrange:expr, $is_there:expr, $($behaviour:ident)*) => {
         mod $name {
             use super::*;
             $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    $crate::testing::loader::$behaviour(&$arrange).await;
+                    if $is_there {
+                        $crate::testing::loader::$behaviour(&$arrange).await;
+                    }
                 }
             )*
         }
