@@ -31,6 +31,7 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Packages that may be linked in more than one version, and why.
 const DOUBLED: &[(&str, &str)] = &[
+    ("fallible-iterator", "tokio-postgres takes version 0.2, rusqlite version 0.3"),
     ("getrandom", "ring takes version 0.2, tempfile version 0.4"),
     ("lru", "chitchat takes version 0.17, ratatui version 0.18"),
     ("io-lifetimes", "cap-std 4 takes version 3 itself, and version 2 through fs-set-times"),

@@ -64,8 +64,16 @@ const REDIS: Need = Need {
     used_by: "the tests with real Redis servers",
 };
 
+const POSTGRES: Need = Need {
+    name: "postgres",
+    probe: "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb",
+    debian: &["postgresql"],
+    older: None,
+    used_by: "the tests with a real PostgreSQL",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL, REDIS];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, REDIS, POSTGRES];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -226,6 +234,9 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, redis"), "{sentence}");
+        assert!(
+            sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, redis, postgres"),
+            "{sentence}"
+        );
     }
 }

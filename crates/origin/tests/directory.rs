@@ -14,8 +14,11 @@ use std::{
 };
 
 use larder_core::{
-    Error, Found, Key, LoadError, Loaded, Loader, loader_contract,
-    testing::loader::{Arrange, VALUE_LEN_MAX, request},
+    Error, Found, Key, LoadError, Loaded, Loader, Store, Update, UpdateError, loader_contract, store_contract,
+    testing::{
+        loader::{Arrange, VALUE_LEN_MAX, request},
+        store::{self, delete, put, version},
+    },
 };
 use larder_origin::DirectoryOrigin;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -70,7 +73,30 @@ impl Arrange for Directory {
     }
 }
 
+impl store::Arrange for Directory {
+    fn store(&self) -> &dyn Store {
+        &self.origin
+    }
+
+    fn loader(&self) -> &dyn Loader {
+        &self.origin
+    }
+
+    fn refuse(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn break_off(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn hang(&self, _: &Key) -> bool {
+        false
+    }
+}
+
 loader_contract!(contract, Directory::new());
+store_contract!(writes, Directory::new());
 
 #[tokio::test]
 async fn a_slash_leads_into_a_sub_folder() {
@@ -248,4 +274,154 @@ async fn many_loads_at_once_are_each_answered() {
     for found in futures_util::future::join_all(loads).await {
         assert!(matches!(found, Found::Value(value) if value.len() == VALUE_LEN_MAX));
     }
+}
+
+async fn make(origin: &DirectoryOrigin, update: Update) -> Result<(), UpdateError> {
+    origin.update(update).await
+}
+
+fn key(bytes: impl AsRef<[u8]>) -> Key {
+    Key::copy_from(bytes.as_ref()).unwrap()
+}
+
+fn refusal(answer: Result<(), UpdateError>) -> String {
+    let Err(UpdateError::Refused(error)) = answer else { panic!("{answer:?}") };
+    error.to_string()
+}
+
+/// The names of all files and folders below, hidden ones too.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        if path.is_dir() && !path.is_symlink() {
+            names.extend(self::names(&path));
+        }
+    }
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn folders_are_made_as_they_are_needed_and_nothing_else_is_left_behind() {
+    let directory = Directory::new();
+    for (name, place) in [("de/x/home", 1), ("de/x/away", 2), ("de/home", 3), ("de/x/home", 4)] {
+        make(&directory.origin, put(&key(name), name, place)).await.unwrap();
+        assert_eq!(fs::read(directory.path(name)).unwrap(), name.as_bytes());
+    }
+    make(&directory.origin, delete(&key("de/x/away"), 5)).await.unwrap();
+    make(&directory.origin, delete(&key("fr/x/away"), 5)).await.unwrap();
+    assert_eq!(names(directory.folder.path()), ["de", "home", "home", "x"]);
+}
+
+#[tokio::test]
+async fn what_no_file_can_be_called_is_refused() {
+    let directory = Directory::new();
+    fs::create_dir(directory.path("folder")).unwrap();
+    fs::write(directory.path("file"), "value").unwrap();
+    let long = "n".repeat(256);
+    for name in
+        ["", "..", "../outside", "a//b", "/a", "a/", "a/./b", "nul\0", "folder", "file/x", &long, ".larder-tmp-x"]
+            .into_iter()
+            .filter(|name| !name.is_empty())
+    {
+        refusal(make(&directory.origin, put(&key(name), "v", 1)).await);
+        make(&directory.origin, delete(&key(name), 2)).await.unwrap();
+        assert_eq!(directory.found(name).await, Found::Nothing, "{name}");
+    }
+    assert_eq!(names(directory.folder.path()), ["file", "folder"]);
+    assert_eq!(directory.found("file").await, Found::Value("value".into()));
+}
+
+#[tokio::test]
+async fn nothing_outside_of_the_folder_is_written_or_deleted() {
+    let around = tempfile::tempdir().unwrap();
+    let (folder, outside) = (around.path().join("folder"), around.path().join("outside"));
+    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), "as it was").unwrap();
+    symlink("../outside", folder.join("out")).unwrap();
+    symlink(&outside, folder.join("absolute")).unwrap();
+    symlink("../outside/file", folder.join("link")).unwrap();
+    let origin = DirectoryOrigin::open(&folder).unwrap();
+    for name in ["out/file", "absolute/file", "out/new"] {
+        refusal(make(&origin, put(&key(name), "v", 1)).await);
+        // There is nothing inside to delete.
+        let _answer = make(&origin, delete(&key(name), 2)).await;
+    }
+    // The link is replaced, not what it leads to.
+    make(&origin, put(&key("link"), "inside", 3)).await.unwrap();
+    assert_eq!(load(&origin, "link").await.unwrap(), Loaded::value("inside"));
+    assert_eq!(fs::read(outside.join("file")).unwrap(), b"as it was");
+    assert_eq!(names(&outside), ["file"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_out_of_every_keys_reach() {
+    let directory = Directory::new();
+    // As a process leaves them that is killed in the middle of this very change.
+    let names = [0, 1].map(|number| format!(".larder-tmp-{}-{number}", version(1)));
+    for name in &names {
+        fs::write(directory.path(name), "half").unwrap();
+        assert_eq!(directory.found(name).await, Found::Nothing);
+    }
+    make(&directory.origin, put(&key("k"), "whole", 1)).await.unwrap();
+    assert_eq!(directory.found("k").await, Found::Value("whole".into()));
+    for name in &names {
+        make(&directory.origin, delete(&key(name), 2)).await.unwrap();
+        assert_eq!(fs::read(directory.path(name)).unwrap(), b"half");
+    }
+}
+
+#[tokio::test]
+async fn readers_see_the_old_value_or_the_new_one_and_nothing_between() {
+    let directory = Directory::new();
+    let value = |byte: u8| vec![byte; VALUE_LEN_MAX];
+    make(&directory.origin, put(&key("k"), value(0), 1)).await.unwrap();
+    let writes = async {
+        for place in 1..20_u8 {
+            make(&directory.origin, put(&key("k"), value(place), place.into())).await.unwrap();
+        }
+    };
+    let reads = async {
+        loop {
+            let Found::Value(value) = directory.found("k").await else { panic!("it is there") };
+            assert!(value.len() == VALUE_LEN_MAX && value.iter().all(|byte| *byte == value[0]));
+        }
+    };
+    tokio::select! {
+        () = writes => {}
+        () = reads => {}
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_refuses_and_keeps_the_old_value() {
+    let directory = Directory::new();
+    let disk = directory.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = rustix::mount::mount("larder", &disk, "tmpfs", rustix::mount::MountFlags::empty(), Some(c"size=64k"));
+    if mounted.is_err() {
+        // Only root may, and not everywhere.
+        return;
+    }
+    make(&directory.origin, put(&key("disk/k"), "small", 1)).await.unwrap();
+    let answer = make(&directory.origin, put(&key("disk/k"), vec![0; VALUE_LEN_MAX], 2)).await;
+    let (found, names) = (directory.found("disk/k").await, names(&disk));
+    rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::DETACH).unwrap();
+    let why = refusal(answer);
+    assert!(why.contains("No space left"), "{why}");
+    assert_eq!(found, Found::Value("small".into()));
+    assert_eq!(names, ["k"]);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_refuses() {
+    let directory = Directory::new();
+    let origin = DirectoryOrigin::open(directory.folder.path()).unwrap();
+    fs::remove_dir(directory.folder.path()).unwrap();
+    let why = refusal(make(&origin, put(&key("k"), "v", 1)).await);
+    assert!(why.contains("folder can't be opened"), "{why}");
+    fs::create_dir(directory.folder.path()).unwrap();
 }

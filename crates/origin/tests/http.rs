@@ -11,12 +11,16 @@ use std::{
 };
 
 use larder_core::{
-    Error, Found, Key, LoadError, LoadRequest, Loaded, Loader, Value, loader_contract,
-    testing::loader::{Arrange, SECRET, VALUE_LEN_MAX, odd_keys, request},
+    Change, Error, Found, Key, LoadError, LoadRequest, Loaded, Loader, Store, Update, UpdateError, Value,
+    loader_contract, store_contract,
+    testing::{
+        loader::{Arrange, SECRET, VALUE_LEN_MAX, odd_keys, request},
+        store::{self, delete, put, version},
+    },
 };
 use larder_origin::{HttpConfig, HttpOrigin};
 use percent_encoding::percent_decode_str;
-use support::{Answer, Server};
+use support::{Answer, Asked, Server};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsAcceptor, rustls};
 
@@ -56,18 +60,32 @@ enum Held {
     Fail,
 }
 
+/// What the server of the contract does with those who put a key.
+#[derive(Clone, Copy)]
+enum Mood {
+    Refuse,
+    BreakOff,
+    Hang,
+}
+
+type PerKey<T> = Arc<Mutex<HashMap<Vec<u8>, T>>>;
+
 struct Http {
     origin: HttpOrigin,
-    held: Arc<Mutex<HashMap<Vec<u8>, Held>>>,
+    held: PerKey<Held>,
+    moods: PerKey<Mood>,
     _server: Server,
 }
 
 impl Http {
     async fn start() -> Self {
-        let held = Arc::new(Mutex::new(HashMap::<Vec<u8>, Held>::new()));
-        let held_there = Arc::clone(&held);
+        let (held, moods) = (PerKey::default(), PerKey::default());
+        let (held_there, moods_there) = (Arc::clone(&held), Arc::clone(&moods));
         let server = Server::start(move |asked| {
             let key: Vec<u8> = percent_decode_str(asked.target().strip_prefix("/v/").unwrap()).collect();
+            if asked.method() != "GET" {
+                return change(asked, key, &held_there, &moods_there);
+            }
             let held = held_there.lock().unwrap().get(&key).cloned();
             match held {
                 None => Answer::new("404 Not Found", "no such key"),
@@ -80,12 +98,58 @@ impl Http {
             }
         })
         .await;
-        Self { origin: origin(&server), held, _server: server }
+        Self { origin: origin(&server), held, moods, _server: server }
+    }
+
+    fn set_mood(&self, key: &Key, mood: Mood) -> bool {
+        self.moods.lock().unwrap().insert(key.as_bytes().into(), mood);
+        true
     }
 
     fn hold(&self, key: &Key, held: Held) -> bool {
         self.held.lock().unwrap().insert(key.as_bytes().into(), held);
         true
+    }
+}
+
+fn change(asked: &Asked, key: Vec<u8>, held: &PerKey<Held>, moods: &PerKey<Mood>) -> Answer {
+    if asked.method() == "DELETE" {
+        let was_there = held.lock().unwrap().remove(&key).is_some();
+        return Answer::new(if was_there { "200 OK" } else { "404 Not Found" }, "");
+    }
+    assert_eq!(asked.method(), "PUT");
+    match moods.lock().unwrap().get(&key) {
+        Some(Mood::Refuse) => Answer::new("422 Unprocessable Content", SECRET),
+        Some(Mood::BreakOff) => Answer::Close(format!("HTTP/1.1 200 {SECRET}").into()),
+        Some(Mood::Hang) => Answer::Hang(Vec::new()),
+        None => {
+            let body = asked.body().to_vec();
+            let etag = format!("\"{}\"", asked.header("Larder-Version")[0]);
+            held.lock().unwrap().insert(key, Held::Value { body, etag });
+            Answer::new("201 Created", "made")
+        }
+    }
+}
+
+impl store::Arrange for Http {
+    fn store(&self) -> &dyn Store {
+        &self.origin
+    }
+
+    fn loader(&self) -> &dyn Loader {
+        &self.origin
+    }
+
+    fn refuse(&self, key: &Key) -> bool {
+        self.set_mood(key, Mood::Refuse)
+    }
+
+    fn break_off(&self, key: &Key) -> bool {
+        self.set_mood(key, Mood::BreakOff)
+    }
+
+    fn hang(&self, key: &Key) -> bool {
+        self.set_mood(key, Mood::Hang)
     }
 }
 
@@ -109,6 +173,7 @@ impl Arrange for Http {
 }
 
 loader_contract!(contract, Http::start().await);
+store_contract!(writes, Http::start().await);
 
 #[tokio::test]
 async fn a_key_goes_over_the_wire_encoded_once_and_is_never_normalised() {
@@ -457,4 +522,138 @@ fn a_ca_file_without_certificates_is_refused() {
         let error = HttpOrigin::new(HttpConfig::new("https://h/{key}").ca_file(path)).unwrap_err();
         assert_eq!(error.setting(), "ca_file");
     }
+}
+
+/// A change that isn't answered fails its test, and doesn't hang it.
+async fn make(origin: &HttpOrigin, update: Update) -> Result<(), UpdateError> {
+    timeout_at(update.deadline, origin.update(update)).await.expect("the change was not answered")
+}
+
+#[tokio::test]
+async fn a_put_brings_the_value_its_type_its_version_and_a_key_that_tells_a_repetition() {
+    let server = Server::start(|_| Answer::new("204 No Content", "")).await;
+    let config = HttpConfig::new(format!("http://{}/v/{{key}}?full=1", server.addr())).header("Authorization", "token");
+    let origin = HttpOrigin::new(config).unwrap();
+    let value = Value::from("{}").with_content_type("application/json");
+    let first = store::update(&key("a/b"), Change::Put(value), 3);
+    make(&origin, Update { idempotency_key: Some("once".into()), ..first }).await.unwrap();
+    make(&origin, put(&key(".."), "", 4)).await.unwrap();
+    make(&origin, delete(&key("a/b"), 5)).await.unwrap();
+
+    let asked = server.asked();
+    let seen: Vec<_> = asked.iter().map(|asked| (asked.method(), asked.target(), asked.body())).collect();
+    assert_eq!(
+        seen,
+        [("PUT", "/v/a%2Fb?full=1", &b"{}"[..]), ("PUT", "/v/%2E%2E?full=1", b""), ("DELETE", "/v/a%2Fb?full=1", b"")]
+    );
+    let headers = ["Content-Type", "Content-Length", "Larder-Version", "Idempotency-Key", "Authorization"];
+    let seen = asked.iter().map(|asked| headers.map(|name| asked.header(name).join(", ")));
+    let versions = [3, 4, 5].map(|place| version(place).to_string());
+    let [third, fourth, fifth] = versions.each_ref().map(String::as_str);
+    let expected = [
+        ["application/json", "2", third, "once", "token"],
+        ["", "0", fourth, fourth, "token"],
+        ["", "", fifth, fifth, "token"],
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected.map(|line| line.map(str::to_owned)));
+}
+
+#[tokio::test]
+async fn the_status_says_what_became_of_a_change() {
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Became {
+        Made,
+        Refused,
+        Conflict,
+        Unknown,
+    }
+    use Became::{Conflict, Made, Refused, Unknown};
+    // The status, and what it says of a PUT and of a DELETE.
+    let statuses = [
+        ("200 OK", Made, Made),
+        ("201 Created", Made, Made),
+        ("202 Accepted", Made, Made),
+        ("204 No Content", Made, Made),
+        ("303 See Other\r\nLocation: /", Unknown, Unknown),
+        ("308 Permanent Redirect\r\nLocation: /", Unknown, Unknown),
+        ("400 Bad Request", Refused, Refused),
+        ("401 Unauthorized", Refused, Refused),
+        ("404 Not Found", Refused, Made),
+        ("405 Method Not Allowed", Refused, Refused),
+        ("408 Request Timeout", Unknown, Unknown),
+        ("409 Conflict", Conflict, Conflict),
+        ("410 Gone", Refused, Made),
+        ("412 Precondition Failed", Conflict, Conflict),
+        ("413 Content Too Large", Refused, Refused),
+        ("425 Too Early", Refused, Refused),
+        ("429 Too Many Requests", Refused, Refused),
+        ("500 Internal Server Error", Unknown, Unknown),
+        ("502 Bad Gateway", Unknown, Unknown),
+        ("503 Service Unavailable", Unknown, Unknown),
+        ("999 hunter2", Unknown, Unknown),
+    ];
+    for (status, on_put, on_delete) in statuses {
+        let server = Server::start(move |_| {
+            Answer::Close(format!("HTTP/1.1 {status}\r\nX-Why: {SECRET}\r\nConnection: close\r\n\r\n").into())
+        })
+        .await;
+        let origin = origin(&server);
+        for (update, expected) in [(put(&key("k"), "v", 1), on_put), (delete(&key("k"), 2), on_delete)] {
+            let answer = make(&origin, update).await;
+            let text = answer.as_ref().err().map(UpdateError::to_string).unwrap_or_default();
+            assert!(!text.contains(SECRET), "{text}");
+            let became = match answer {
+                Ok(()) => Made,
+                Err(UpdateError::Refused(_) | UpdateError::Unreached(_)) => Refused,
+                Err(UpdateError::Conflict) => Conflict,
+                Err(UpdateError::Unknown(_)) => Unknown,
+            };
+            assert_eq!(became, expected, "{status}: {text}");
+            assert!(matches!(became, Made | Conflict) || text.contains(&status[..3]), "{text}");
+        }
+        assert_eq!(server.asked().len(), 2, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_sent_is_sent_once_whatever_breaks() {
+    let broken = Mutex::new(vec![
+        Answer::Close(b"SSH-2.0-hunter2\r\n\r\n".into()),
+        Answer::Close(b"HTTP/1.1 20".into()),
+        Answer::Close(Vec::new()),
+    ]);
+    let len = broken.lock().unwrap().len();
+    let server = Server::start(move |asked| match asked.method() {
+        "GET" => Answer::new("200 OK", "x"),
+        _ => broken.lock().unwrap().pop().unwrap(),
+    })
+    .await;
+    let origin = origin(&server);
+    for made in 1..=len {
+        // So that the change finds a connection that has been used before, where clients are quick to try again.
+        load(&origin, "k").await.unwrap();
+        let answer = make(&origin, put(&key("k"), "v", 1)).await;
+        assert!(matches!(answer, Err(UpdateError::Unknown(_))), "{answer:?}");
+        assert_eq!(server.asked().iter().filter(|asked| asked.method() == "PUT").count(), made);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_reached_nobody_may_be_made_later() {
+    let server = Server::start(|_| Answer::Close(Vec::new())).await;
+    let origin = origin(&server);
+    drop(server);
+    tokio::task::yield_now().await;
+    let answer = make(&origin, put(&key("k"), "v", 1)).await;
+    let Err(UpdateError::Unreached(error)) = answer else { panic!("{answer:?}") };
+    assert!(error.to_string().contains("can't be reached"), "{error}");
+}
+
+#[tokio::test]
+async fn a_repetitions_key_that_no_header_can_have_is_refused_unsent() {
+    let server = Server::start(|_| Answer::new("200 OK", "")).await;
+    let update = Update { idempotency_key: Some("a\r\nb: c".into()), ..put(&key("k"), "v", 1) };
+    let answer = make(&origin(&server), update).await;
+    assert!(matches!(answer, Err(UpdateError::Refused(_))), "{answer:?}");
+    assert!(server.asked().is_empty());
 }

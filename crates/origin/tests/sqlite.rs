@@ -5,8 +5,11 @@
 use std::time::Duration;
 
 use larder_core::{
-    Error, Found, Key, LoadError, Loaded, Loader, loader_contract,
-    testing::loader::{Arrange, SECRET, request},
+    Error, Found, Key, LoadError, Loaded, Loader, Store, Update, UpdateError, loader_contract, store_contract,
+    testing::{
+        loader::{Arrange, SECRET, request},
+        store::{self, delete, put},
+    },
 };
 use larder_origin::{ConfigError, SqliteConfig, SqliteOrigin};
 use rusqlite::{Connection, params, types::Value as SqlValue};
@@ -272,4 +275,261 @@ fn an_empty_batch_is_refused() {
 #[test]
 fn without_select_many_there_are_no_batches() {
     assert_eq!(Database::users().open(SELECT).unwrap().batch_len_max(), 1);
+}
+
+/// A table of keys, values and versions, and how it is written.
+struct Written {
+    database: Database,
+    origin: SqliteOrigin,
+}
+
+const WRITTEN: &str = "CREATE TABLE written (key PRIMARY KEY, value, version TEXT) WITHOUT ROWID";
+const SELECT_WRITTEN: &str = "SELECT value FROM written WHERE key = $1";
+const UPSERT: &str = "INSERT INTO written VALUES ($1, $2, '') ON CONFLICT DO UPDATE SET value = excluded.value";
+const DELETE: &str = "DELETE FROM written WHERE key = $1";
+const UPSERT_MANY: &str = "INSERT INTO written SELECT value, $2 ->> key, '' FROM json_each($1) WHERE true
+    ON CONFLICT DO UPDATE SET value = excluded.value";
+const FENCED_UPSERT: &str = "INSERT INTO written VALUES ($1, $2, $3)
+    ON CONFLICT DO UPDATE SET value = excluded.value, version = excluded.version WHERE excluded.version >= version";
+const FENCED_DELETE: &str = "DELETE FROM written WHERE key = $1 AND version <= $3";
+const FENCED_UPSERT_MANY: &str =
+    "INSERT INTO written SELECT value, $2 ->> key, $3 ->> key FROM json_each($1) WHERE true
+    ON CONFLICT DO UPDATE SET value = excluded.value, version = excluded.version WHERE excluded.version >= version";
+
+impl Written {
+    fn plain() -> Self {
+        Self::new(|config| config.upsert(UPSERT).delete(DELETE))
+    }
+
+    fn in_batches(batch_len_max: usize) -> Self {
+        Self::new(|config| config.upsert(UPSERT).delete(DELETE).upsert_many(UPSERT_MANY).batch_len_max(batch_len_max))
+    }
+
+    fn fenced() -> Self {
+        Self::new(|config| config.upsert(FENCED_UPSERT).delete(FENCED_DELETE).upsert_many(FENCED_UPSERT_MANY))
+    }
+
+    fn new(configure: impl FnOnce(SqliteConfig) -> SqliteConfig) -> Self {
+        let database = Database::new(&format!("PRAGMA journal_mode = WAL; {WRITTEN}"));
+        let config = configure(SqliteConfig::new(&database.url, SELECT_WRITTEN));
+        Self { origin: SqliteOrigin::open(config).unwrap(), database }
+    }
+
+    /// Has something happen whenever `key` is written.
+    fn on(&self, key: &Key, what: &str) -> bool {
+        let key = str::from_utf8(key.as_bytes()).unwrap();
+        for (name, event) in [("inserted", "INSERT"), ("updated", "UPDATE")] {
+            let trigger = format!(
+                "CREATE TRIGGER IF NOT EXISTS {name} BEFORE {event} ON written WHEN NEW.key = '{key}' BEGIN {what}; END"
+            );
+            self.database.writer.execute_batch(&trigger).unwrap();
+        }
+        true
+    }
+
+    async fn held(&self, key: &str) -> Found {
+        load(&self.origin, key).await.unwrap().found
+    }
+}
+
+const NEVER_ENDS: &str =
+    "SELECT count(*) FROM (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n)";
+
+impl store::Arrange for Written {
+    fn store(&self) -> &dyn Store {
+        &self.origin
+    }
+
+    fn loader(&self) -> &dyn Loader {
+        &self.origin
+    }
+
+    fn refuse(&self, key: &Key) -> bool {
+        self.on(key, &format!("SELECT RAISE(ABORT, 'the password is {SECRET}')"))
+    }
+
+    fn break_off(&self, _: &Key) -> bool {
+        false
+    }
+
+    fn hang(&self, key: &Key) -> bool {
+        self.on(key, NEVER_ENDS)
+    }
+
+    fn is_one_after_another(&self) -> bool {
+        true
+    }
+}
+
+store_contract!(writes, Written::plain());
+store_contract!(writes_in_batches, Written::in_batches(500));
+store_contract!(writes_in_small_batches, Written::in_batches(7));
+store_contract!(writes_that_are_fenced, Written::fenced());
+
+async fn make(origin: &SqliteOrigin, update: Update) -> Result<(), UpdateError> {
+    origin.update(update).await
+}
+
+fn key(name: &str) -> Key {
+    Key::copy_from(name.as_bytes()).unwrap()
+}
+
+fn refusal(answer: Result<(), UpdateError>) -> String {
+    let Err(UpdateError::Refused(error) | UpdateError::Unreached(error)) = answer else { panic!("{answer:?}") };
+    error.to_string()
+}
+
+#[tokio::test]
+async fn what_was_deleted_with_its_version_kept_is_not_brought_back_by_an_older_write() {
+    const KEEP: &str = "UPDATE written SET value = NULL, version = $3 WHERE key = $1 AND version <= $3";
+    let written = Written::new(|config| config.upsert(FENCED_UPSERT).delete(KEEP));
+    make(&written.origin, put(&key("k"), "v", 1)).await.unwrap();
+    make(&written.origin, delete(&key("k"), 3)).await.unwrap();
+    let late = make(&written.origin, put(&key("k"), "late", 2)).await;
+    assert!(matches!(late, Err(UpdateError::Conflict)), "{late:?}");
+    assert_eq!(written.held("k").await, Found::Nothing);
+}
+
+#[tokio::test]
+async fn text_is_written_as_text_and_all_else_as_a_blob() {
+    let written = Written::in_batches(10);
+    let values: [(&str, &[u8], &str); 5] = [
+        ("text", "é".as_bytes(), "text"),
+        ("number", b"042", "text"),
+        ("empty", b"", "text"),
+        ("nul", b"a\0b", "blob"),
+        ("bytes", b"\xff", "blob"),
+    ];
+    let batch: Vec<Update> = values.iter().map(|(name, value, _)| put(&key(name), value, 1)).collect();
+    assert!(written.origin.update_many(batch).await.iter().all(Result::is_ok));
+    for (name, value, in_batch) in values {
+        let type_of = || -> String {
+            let sql = "SELECT typeof(value) FROM written WHERE key = ?";
+            written.database.writer.query_row(sql, [name], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(type_of(), in_batch, "{name}");
+        make(&written.origin, put(&key(name), value, 2)).await.unwrap();
+        assert_eq!(type_of(), in_batch, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_one_statement_and_one_transaction() {
+    // The single statement fails for every key, so that only the other one can have answered.
+    let refused = "INSERT INTO written VALUES ($1, json('{' || $2), '')";
+    let written = Written::new(|config| config.upsert(refused).delete(DELETE).upsert_many(UPSERT_MANY));
+    make(&written.origin, put(&key("a"), "1", 1)).await.unwrap_err();
+    let batch = vec![put(&key("a"), "1", 1), delete(&key("c"), 1), put(&key("b"), "2", 1)];
+    let answers = written.origin.update_many(batch).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(written.held("b").await, Found::Value("2".into()));
+}
+
+#[tokio::test]
+async fn a_constraint_is_a_refusal_also_one_that_is_checked_last() {
+    let written = Written::plain();
+    let sql = "CREATE TABLE of (key PRIMARY KEY REFERENCES written DEFERRABLE INITIALLY DEFERRED);
+               CREATE TABLE small (key PRIMARY KEY, value CHECK (length(value) < 3))";
+    written.database.writer.execute_batch(sql).unwrap();
+    let small = SqliteConfig::new(&written.database.url, "SELECT value FROM small WHERE key = $1")
+        .upsert("INSERT INTO small VALUES ($1, $2)");
+    let small = SqliteOrigin::open(small).unwrap();
+    let why = refusal(make(&small, put(&key("k"), "long", 1)).await);
+    assert!(why.contains("275"), "SQLITE_CONSTRAINT_CHECK: {why}");
+    let of = SqliteConfig::new(&written.database.url, "SELECT key FROM of WHERE key = $1")
+        .upsert("INSERT INTO of SELECT $1 WHERE $2 <> ''");
+    let of = SqliteOrigin::open(of).unwrap();
+    let why = refusal(make(&of, put(&key("k"), "v", 1)).await);
+    assert!(why.contains("787"), "SQLITE_CONSTRAINT_FOREIGNKEY: {why}");
+    assert_eq!(load(&of, "k").await.unwrap().found, Found::Nothing);
+    make(&written.origin, put(&key("k"), "v", 1)).await.unwrap();
+    make(&of, put(&key("k"), "v", 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_writers_lock_is_waited_for() {
+    let written = Written::plain();
+    written.database.writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut waiting = Box::pin(make(&written.origin, put(&key("k"), "v", 1)));
+    // Longer than one try, and long enough to fail in where nothing waited.
+    timeout(Duration::from_millis(300), &mut waiting).await.unwrap_err();
+    assert_eq!(written.held("k").await, Found::Nothing);
+    written.database.writer.execute_batch("COMMIT").unwrap();
+    waiting.await.unwrap();
+    assert_eq!(written.held("k").await, Found::Value("v".into()));
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_while_it_waits_is_never_made() {
+    let written = Written::plain();
+    written.database.writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let given_up = make(&written.origin, put(&key("given up"), "v", 1));
+    timeout(Duration::from_millis(50), given_up).await.unwrap_err();
+    written.database.writer.execute_batch("COMMIT").unwrap();
+    // Made after it, on the one connection that there is.
+    make(&written.origin, put(&key("k"), "v", 2)).await.unwrap();
+    assert_eq!(written.held("given up").await, Found::Nothing);
+}
+
+#[tokio::test]
+async fn a_statement_that_ends_its_transaction_is_a_refusal_and_holds_up_none_of_its_batch() {
+    let written = Written::in_batches(10);
+    written.on(&key("ends"), "SELECT RAISE(ROLLBACK, 'no')");
+    let batch = vec![put(&key("a"), "1", 1), put(&key("ends"), "2", 1), put(&key("b"), "3", 1)];
+    let mut answers = written.origin.update_many(batch).await;
+    refusal(answers.remove(1));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(written.held("a").await, Found::Value("1".into()));
+}
+
+#[tokio::test]
+async fn a_change_without_its_statement_is_refused() {
+    let database = Database::users();
+    let only_reads = database.open(SELECT).unwrap();
+    assert!(!only_reads.takes_writes());
+    let why = refusal(make(&only_reads, put(&key("42"), "v", 1)).await);
+    assert!(why.contains("set its upsert"), "{why}");
+    let config = SqliteConfig::new(&database.url, SELECT).upsert("UPDATE users SET body = $2 WHERE id = $1");
+    let origin = SqliteOrigin::open(config).unwrap();
+    assert!(origin.takes_writes() && !origin.fences());
+    let why = refusal(make(&origin, delete(&key("42"), 1)).await);
+    assert!(why.contains("set its delete"), "{why}");
+    make(&origin, put(&key("42"), "Eve", 1)).await.unwrap();
+    assert_eq!(load(&origin, "42").await.unwrap(), Loaded::value("Eve"));
+}
+
+#[test]
+fn a_mistaken_statement_that_writes_is_named() {
+    let database = Database::new(WRITTEN);
+    let open = |configure: &dyn Fn(SqliteConfig) -> SqliteConfig| {
+        SqliteOrigin::open(configure(SqliteConfig::new(&database.url, SELECT_WRITTEN))).unwrap_err()
+    };
+    let upserts = [
+        ("SELECT $1, $2", "must write"),
+        ("DELETE FROM written WHERE key = $1", "must take $1, the key, and $2, the value"),
+        ("INSERT INTO written VALUES ($1, $2, $4)", "and may take $3, the version, and nothing else"),
+        ("INSERT INTO written VALUES (?, ?, '')", "must take $1"),
+        ("INSERT INTO written VALUES ($1, $2)", "table written has 3 columns but 2 values were supplied"),
+        ("INSERT INTO written VALUES ($1, $2, $3) RETURNING value", "leave RETURNING out"),
+        ("INSERT INTO writen VALUES ($1, $2, $3)", "no such table: writen"),
+    ];
+    for (upsert, message) in upserts {
+        let error = open(&|config| config.upsert(upsert));
+        assert_eq!(error.setting(), "upsert");
+        assert!(error.message().contains(message), "{error}");
+    }
+    let error = open(&|config| config.delete("DELETE FROM written WHERE key = $1 AND value = $2"));
+    assert_eq!(error.setting(), "delete");
+    assert!(error.message().contains("must take $1, the key, and may take $3"), "{error}");
+    let error = open(&|config| config.upsert(FENCED_UPSERT).upsert_many(UPSERT_MANY));
+    assert_eq!(error.to_string(), "upsert_many: must name $3, the version, if upsert does, and else not");
+    let error = open(&|config| config.upsert_many(UPSERT_MANY));
+    assert_eq!(error.setting(), "upsert_many");
+}
+
+#[test]
+fn only_where_all_its_statements_name_the_version_does_it_fence() {
+    assert!(Written::fenced().origin.fences());
+    assert!(!Written::plain().origin.fences());
+    assert!(!Written::new(|config| config.upsert(FENCED_UPSERT).delete(DELETE)).origin.fences());
 }

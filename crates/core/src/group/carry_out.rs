@@ -258,7 +258,9 @@ impl Group {
         let outcome = origin.update(update, permit, inner.node.clock(), &inner.stats.origin_write).await;
         let outside = match outcome {
             Ok(()) => Outside::Done,
-            Err(UpdateError::Refused(error) | UpdateError::Unreached(error)) => Outside::Refused(super::origin::into_error(error)),
+            Err(UpdateError::Refused(error) | UpdateError::Unreached(error)) => {
+                Outside::Refused(super::origin::into_error(error))
+            }
             Err(UpdateError::Conflict) => Outside::Conflict,
             Err(UpdateError::Unknown(error)) => Outside::Unknown(super::origin::into_error(error)),
         };

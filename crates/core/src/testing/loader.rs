@@ -15,16 +15,16 @@ use crate::{Error, Found, KEY_LEN_MAX, Key, LoadError, LoadRequest, Loaded, Load
 pub const VALUE_LEN_MAX: usize = 256 * 1024;
 
 /// How long a load may take that should be answered; long, because a busy machine must not fail a test.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// After how long a load of a key that hangs is given up, as a flight does at its deadline.
-const SLOW_TIME: Duration = Duration::from_millis(50);
+pub(super) const SLOW_TIME: Duration = Duration::from_millis(50);
 
 /// Hanging loads that run beside one that is answered; fewer than any origin's threads or connections.
-const HANGING_LEN: usize = 4;
+pub(super) const HANGING_LEN: usize = 4;
 
 /// Hanging loads that are given up one after another's start; more than any origin's threads or connections.
-const ABANDONED_LEN: usize = 100;
+pub(super) const ABANDONED_LEN: usize = 100;
 
 /// How the suite arranges what an origin holds, from outside of its [`Loader`].
 pub trait Arrange {
@@ -147,7 +147,7 @@ pub fn odd_keys() -> Vec<Key> {
 }
 
 /// A key that never hides what is wrong with it.
-fn key(bytes: impl AsRef<[u8]>) -> Key {
+pub(super) fn key(bytes: impl AsRef<[u8]>) -> Key {
     Key::copy_from(bytes.as_ref()).expect("the suite's keys are keys")
 }
 
@@ -172,7 +172,7 @@ async fn found(origin: &impl Arrange, key: &Key) -> Found {
     load(origin, request(key)).await.unwrap_or_else(|error| panic!("{key:?}: {error}")).found
 }
 
-fn bytes(found: &Found) -> Option<&[u8]> {
+pub(super) fn bytes(found: &Found) -> Option<&[u8]> {
     match found {
         Found::Value(value) => Some(value),
         Found::Nothing | Found::Unchanged => None,
@@ -333,11 +333,19 @@ pub async fn a_batch_answers_each_key_in_its_place(origin: &impl Arrange) {
 
 /// Makes a module of tests, one for each behaviour of [`testing::loader`](crate::testing::loader); `$arrange` makes the
 /// [`Arrange`](crate::testing::loader::Arrange) of one test. It needs `tokio` with `macros` and `rt`.
+///
+/// With `needs $program` before the rest, only where [`needs`](crate::testing::needs::needs) says that the program is there.
 #[macro_export]
 macro_rules! loader_contract {
     ($name:ident, $arrange:expr) => {
+        $crate::loader_contract!(@behaviours $name, $arrange, true);
+    };
+    (needs $program:literal, $name:ident, $arrange:expr) => {
+        $crate::loader_contract!(@behaviours $name, $arrange, $crate::testing::needs::needs($program));
+    };
+    (@behaviours $name:ident, $arrange:expr, $is_there:expr) => {
         $crate::loader_contract!(
-            @tests $name, $arrange,
+            @tests $name, $arrange, $is_there,
             a_missing_key_is_nothing
             a_value_comes_back_as_it_is
             a_value_keeps_no_memory_but_its_own
@@ -351,13 +359,15 @@ macro_rules! loader_contract {
             a_batch_answers_each_key_in_its_place
         );
     };
-    (@tests $name:ident, $arrange:expr, $($behaviour:ident)*) => {
+    (@tests $name:ident, $arrange:expr, $is_there:expr, $($behaviour:ident)*) => {
         mod $name {
             use super::*;
             $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    $crate::testing::loader::$behaviour(&$arrange).await;
+                    if $is_there {
+                        $crate::testing::loader::$behaviour(&$arrange).await;
+                    }
                 }
             )*
         }

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod fake_locks;
 pub mod fake_peer;
+pub mod fake_store;
 pub mod loader;
 pub mod lock;
 pub mod membership;
@@ -15,4 +16,5 @@ pub mod origin;
 pub mod peer;
 pub mod registry;
 pub mod slots;
+pub mod store;
 pub mod table;

@@ -1,7 +1,8 @@
-//! [`HttpOrigin`]: a GET a key.
+//! [`HttpOrigin`]: a GET a key, and a PUT or a DELETE a change.
 
 mod cache_control;
 mod client;
+mod store;
 mod url_template;
 
 use std::{path::PathBuf, time::Duration};
@@ -15,14 +16,14 @@ use http::{
         IF_NONE_MATCH, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
     },
 };
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy;
 use larder_core::{Error, Found, LoadError, LoadRequest, Loaded, Loader, Value};
 use tokio::time::timeout;
 
 use self::{client::Client, url_template::UrlTemplate};
-use crate::{ConfigError, too_large};
+use crate::{ConfigError, cause, too_large};
 
 /// What is read of an answer's body that is no value, in bytes and in time, so that its connection can be used again.
 /// A longer one costs more to read than a new connection.
@@ -97,8 +98,20 @@ impl std::fmt::Debug for HttpConfig {
 /// its `Content-Type`, and its `ETag` as [validator](Value::validator), with which it is asked for again
 /// (`If-None-Match`). Values come as they are: a `Content-Encoding` is not asked for, and a failure if there is one.
 ///
-/// HTTP/1.1, without proxies; connections are kept alive. There are never more of them than loads under way, so that the
-/// group's limit on loads is the limit on connections. Needs a tokio runtime with time and I/O.
+/// As a [`Store`](larder_core::Store) it sends a change as a PUT or a DELETE of the key's URL, with `Larder-Version`, the change's
+/// version, and `Idempotency-Key`, its writer's own or else the version. What the answer says of the change:
+///
+/// | answer | the change |
+/// |---|---|
+/// | 2xx; 404 and 410 to a DELETE | is made |
+/// | 409, 412 | is a conflict: the origin has a newer version, which it can tell by `Larder-Version` |
+/// | other 4xx, but 408; no connection came about | is refused, and nothing changed |
+/// | anything else, or none | may be made or not |
+///
+/// A change that may have been sent is never sent again of itself.
+///
+/// HTTP/1.1, without proxies; connections are kept alive. There are never more of them than loads and changes under
+/// way, so that the group's limit on those is the limit on connections. Needs a tokio runtime with time and I/O.
 ///
 /// # Examples
 ///
@@ -176,8 +189,8 @@ impl HttpOrigin {
         &self,
         request: &LoadRequest,
         validator: Option<HeaderValue>,
-    ) -> Result<Request<Empty<Bytes>>, http::Error> {
-        let mut asked = Request::get(self.url.of(&request.key)?).body(Empty::new())?;
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
+        let mut asked = Request::get(self.url.of(&request.key)?).body(Full::default())?;
         *asked.headers_mut() = self.headers.clone();
         asked.headers_mut().extend(validator.map(|validator| (IF_NONE_MATCH, validator)));
         Ok(asked)
@@ -276,13 +289,4 @@ async fn drain(body: Incoming) {
     let rest = Limited::new(body, DRAIN_LEN_MAX).collect();
     // Whatever comes of it: a connection that isn't at the end of its answer is closed.
     let _ = timeout(DRAIN_TIME_MAX, rest).await;
-}
-
-/// What lies at the bottom of an error, which says more than its top.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

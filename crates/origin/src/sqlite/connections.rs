@@ -17,13 +17,13 @@ use crate::{blocking::Threads, too_large};
 /// Connections at once. Reads scale with cores, and each connection costs up to 2 MiB of page cache.
 const CONNECTIONS_MAX: usize = 8;
 
-/// How long a read waits for a writer's lock. It is not cut short when the load is given up: whoever takes the thread next would
+/// How long a read or a write waits for a writer's lock. For a read it is not cut short when the load is given up: whoever takes the thread next would
 /// wait for the same lock.
-const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// After how many instructions of SQLite's virtual machine a query looks whether it is still wanted: well under a
 /// millisecond of work.
-const INSTRUCTIONS_PER_LOOK: i32 = 10_000;
+pub(super) const INSTRUCTIONS_PER_LOOK: i32 = 10_000;
 
 /// The longest string or blob that a statement may handle, in bytes, where the group's limit on values is lower. It bounds the memory
 /// of a query that meets a huge value; the values that a statement only handles in passing, and the keys of a batch, must
@@ -94,8 +94,8 @@ fn open(database: &str) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Tells the queries of a load that is dropped.
-struct GiveUp(Arc<AtomicBool>);
+/// Tells the queries of what is dropped.
+pub(super) struct GiveUp(pub(super) Arc<AtomicBool>);
 
 impl Drop for GiveUp {
     fn drop(&mut self) {

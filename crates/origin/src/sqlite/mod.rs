@@ -1,6 +1,9 @@
 //! [`SqliteOrigin`]: a row a key.
 
 mod connections;
+mod statement;
+mod store;
+mod writer;
 
 use std::{
     borrow::Cow,
@@ -15,7 +18,11 @@ use rusqlite::{
     types::{ToSqlOutput, ValueRef},
 };
 
-use self::connections::{Connections, message};
+use self::{
+    connections::{Connections, message},
+    statement::check_read,
+    store::Writes,
+};
 use crate::{ConfigError, too_large};
 
 /// Keys in one batch unless set otherwise. More gain little: the cost of a query is already divided by a hundred. A batch
@@ -40,6 +47,9 @@ pub struct SqliteConfig {
     url: String,
     select: String,
     select_many: Option<String>,
+    upsert: Option<String>,
+    delete: Option<String>,
+    upsert_many: Option<String>,
     batch_len_max: usize,
 }
 
@@ -51,7 +61,15 @@ impl SqliteConfig {
     /// bound as text if it is UTF-8, else as a blob; it is compared as SQLite compares: a column of integers finds `42`
     /// under the keys `42` and `042`.
     pub fn new(url: impl Into<String>, select: impl Into<String>) -> Self {
-        Self { url: url.into(), select: select.into(), select_many: None, batch_len_max: BATCH_LEN_MAX }
+        Self {
+            url: url.into(),
+            select: select.into(),
+            select_many: None,
+            upsert: None,
+            delete: None,
+            upsert_many: None,
+            batch_len_max: BATCH_LEN_MAX,
+        }
     }
 
     /// A statement for many keys at once: it gets them as `$1`, a JSON array of strings, and returns two columns, key and
@@ -65,7 +83,53 @@ impl SqliteConfig {
         self
     }
 
-    /// How many keys `select_many` gets at once; 100 unless set, at least 1.
+    /// A statement that writes a value: it gets the key as `$1`, the value as `$2` and, if it names it, the version as `$3`.
+    ///
+    /// The key is bound as for `select`; the value as text if it is UTF-8 without NUL, else as a blob. What a statement must have one
+    /// way it can `CAST($2 AS BLOB)`; a column of numbers changes text that looks like one, as SQLite does.
+    ///
+    /// The version is text of 24 hexadecimal digits, later ones greater. A statement that names it *fences*: it must write only
+    /// what is not older than what is there, and if it changed no row that is taken for a conflict. Let it take the version that is
+    /// there once more (`>=`), so that a write can be repeated:
+    ///
+    /// ```sql
+    /// INSERT INTO users (id, body, version) VALUES ($1, $2, $3)
+    /// ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= users.version
+    /// ```
+    #[must_use]
+    pub fn upsert(mut self, statement: impl Into<String>) -> Self {
+        self.upsert = Some(statement.into());
+        self
+    }
+
+    /// A statement that deletes a value: it gets the key as `$1` and, if it names it, the version as `$3`. One that fences and changed
+    /// no row is a conflict only if `select` then finds a value.
+    ///
+    /// A row that is deleted forgets its version. Where a write that was overtaken by a deletion must not bring the value back, keep
+    /// the row, such as with `UPDATE users SET body = NULL, version = $3 WHERE id = $1 AND version <= $3`.
+    #[must_use]
+    pub fn delete(mut self, statement: impl Into<String>) -> Self {
+        self.delete = Some(statement.into());
+        self
+    }
+
+    /// A statement that writes many values: as [`upsert`](Self::upsert), with three JSON arrays of strings that belong together by
+    /// their places, such as
+    ///
+    /// ```sql
+    /// INSERT INTO users (id, body, version) SELECT value, $2 ->> key, $3 ->> key FROM json_each($1) WHERE true
+    /// ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= users.version
+    /// ```
+    ///
+    /// What JSON can't hold, keys and values that are not UTF-8 or have a NUL, is written by `upsert` in the same transaction. If one of
+    /// the batch is refused or a conflict, nothing of it is kept and each is written alone, so that none holds up another.
+    #[must_use]
+    pub fn upsert_many(mut self, statement: impl Into<String>) -> Self {
+        self.upsert_many = Some(statement.into());
+        self
+    }
+
+    /// How many keys `select_many` and `upsert_many` get at once; 100 unless set, at least 1.
     #[must_use]
     pub const fn batch_len_max(mut self, len: usize) -> Self {
         self.batch_len_max = len;
@@ -83,9 +147,13 @@ impl SqliteConfig {
 ///
 /// The value is text or a blob, as it is; a number is its text, as `CAST(… AS TEXT)` has it. NULL, or no row, is nothing.
 ///
-/// The file is opened for reading alone and must exist. Up to 8 loads run at once, each on a thread and a connection of its
+/// The file must exist. For loads it is opened for reading alone. Up to 8 loads run at once, each on a thread and a connection of its
 /// own; the others wait. A query whose load is given up is interrupted. A writer's lock is waited for up to 5 s. Rows may
 /// change at any time; a file that is put in the place of the open one is seen only after a restart. Needs a tokio runtime.
+///
+/// With `upsert` or `delete` it is a [`Store`](larder_core::Store) too ([`takes_writes`](Self::takes_writes)). Changes are made one after another, each in a
+/// transaction, on one connection more. One that is given up is undone, unless it was just being committed. What SQLite says before a commit
+/// is a refusal; a failed commit, or an I/O error at any time, leaves it unknown what changed.
 ///
 /// # Examples
 ///
@@ -123,6 +191,7 @@ pub struct SqliteOrigin {
     select: Box<str>,
     select_many: Option<Box<str>>,
     batch_len_max: usize,
+    writes: Option<Writes>,
 }
 
 impl SqliteOrigin {
@@ -130,7 +199,7 @@ impl SqliteOrigin {
     ///
     /// # Errors
     ///
-    /// Of the settings `url`, `select`, `select_many` and `batch_len_max`.
+    /// Of the settings `url`, `select`, `select_many`, `upsert`, `delete`, `upsert_many` and `batch_len_max`.
     pub fn open(config: SqliteConfig) -> Result<Self, ConfigError> {
         if config.batch_len_max == 0 {
             return Err(ConfigError::new("batch_len_max", "is 0: give it at least 1"));
@@ -142,17 +211,25 @@ impl SqliteOrigin {
         let connections = Connections::open(config.database()).map_err(unopened)?;
         connections
             .run_here(|connection| {
-                check(connection, "select", &config.select, &["the value"])?;
+                check_read(connection, "select", &config.select, &["the value"])?;
                 let many = config.select_many.as_deref();
-                many.map_or(Ok(()), |many| check(connection, "select_many", many, &["the key", "the value"]))
+                many.map_or(Ok(()), |many| check_read(connection, "select_many", many, &["the key", "the value"]))
             })
             .map_err(unopened)??;
+        let writes = Writes::open(&config)?;
         Ok(Self {
             connections,
+            writes,
             select: config.select.into(),
             select_many: config.select_many.map(Into::into),
             batch_len_max: config.batch_len_max,
         })
+    }
+
+    /// Whether it has a statement that writes. Without one, every change is refused.
+    #[must_use]
+    pub const fn takes_writes(&self) -> bool {
+        self.writes.is_some()
     }
 }
 
@@ -160,34 +237,6 @@ impl std::fmt::Debug for SqliteOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SqliteOrigin").field("select", &self.select).finish_non_exhaustive()
     }
-}
-
-/// Checks that a statement is one, reads only, takes `$1` alone and returns these columns.
-fn check(connection: &Connection, setting: &'static str, sql: &str, columns: &[&str]) -> Result<(), ConfigError> {
-    let fail = |message: String| Err(ConfigError::new(setting, message));
-    let statement = match connection.prepare(sql) {
-        Ok(statement) => statement,
-        Err(rusqlite::Error::SqlInputError { msg, offset: 0.., .. }) if msg == "incomplete input" => {
-            return fail(format!("ends too early: {sql:?}"));
-        }
-        Err(rusqlite::Error::SqlInputError { msg, offset: offset @ 0.., .. }) => {
-            return fail(format!("{msg}, at byte {offset} of {sql:?}"));
-        }
-        Err(error) => return fail(format!("{}, in {sql:?}", message(&error))),
-    };
-    if !statement.readonly() {
-        return fail(format!("must only read: {sql:?}"));
-    }
-    // `?`, `?1` and `$1` are the same to SQLite where there is but one.
-    let is_first = statement.parameter_name(1).is_none_or(|name| name.get(1..) == Some("1"));
-    if statement.parameter_count() != 1 || !is_first {
-        return fail(format!("must take one parameter, $1: {sql:?}"));
-    }
-    if statement.column_count() != columns.len() {
-        let columns = columns.join(" and ");
-        return fail(format!("returns {} columns, and should only {columns}: {sql:?}", statement.column_count()));
-    }
-    Ok(())
 }
 
 /// What a load brings; SQLite's own errors are told beside it, as they end a whole batch.

@@ -16,20 +16,37 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// The head of a request, byte for byte.
+/// A request, byte for byte.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked(String);
+pub(crate) struct Asked {
+    head: String,
+    body: Vec<u8>,
+}
 
 impl Asked {
-    /// What stands between `GET ` and ` HTTP/1.1`.
+    /// What stands before the target.
+    pub(crate) fn method(&self) -> &str {
+        self.line().0
+    }
+
+    /// What stands between the method and ` HTTP/1.1`.
     pub(crate) fn target(&self) -> &str {
-        let line = self.0.lines().next().unwrap();
-        line.strip_prefix("GET ").unwrap().strip_suffix(" HTTP/1.1").unwrap()
+        self.line().1
+    }
+
+    fn line(&self) -> (&str, &str) {
+        let line = self.head.lines().next().unwrap().strip_suffix(" HTTP/1.1").unwrap();
+        line.split_once(' ').unwrap()
+    }
+
+    /// What came after the head, as long as `Content-Length` says.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// The values of a header, in the order in which they came.
     pub(crate) fn header(&self, name: &str) -> Vec<&str> {
-        let fields = self.0.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 }
@@ -152,7 +169,11 @@ async fn serve(
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await?);
         }
-        let asked = Asked(String::from_utf8(head).unwrap());
+        let mut asked = Asked { head: String::from_utf8(head).unwrap(), body: Vec::new() };
+        if let [len] = asked.header("Content-Length")[..] {
+            asked.body = vec![0; len.parse().unwrap()];
+            stream.read_exact(&mut asked.body).await?;
+        }
         seen.asked.lock().unwrap().push(asked.clone());
         match answer(&asked) {
             Answer::Keep(bytes) => stream.write_all(&bytes).await?,

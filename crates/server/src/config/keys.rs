@@ -6,11 +6,19 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::DnsName};
-use larder_core::{GROUPS_MAX, Ring, group::HOT_LEASE_MAX, membership::MEMBERS_MAX, store::Policy};
+use larder_core::{
+    GROUPS_MAX, Ring,
+    group::{Consistency, HOT_LEASE_MAX},
+    membership::MEMBERS_MAX,
+    store::Policy,
+};
 
 use super::{
     difference::Differences,
-    kind::{Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole, Word::Works},
+    kind::{
+        Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
+        Word::{Later, Works},
+    },
     origin::{FilePath, OriginConfig, OriginTable, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
@@ -53,6 +61,15 @@ section! {
         }, Default("{}");
     }
     later {}
+}
+
+/// Whether what is put and deleted goes to the origin, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteMode {
+    /// It does not.
+    None,
+    /// Before it is acknowledged.
+    Through,
 }
 
 /// How nodes talk to each other.
@@ -209,6 +226,11 @@ section! {
         hard_timeout: Duration = from_1ms_to(HOUR), Default("10s");
         /// How long another node may keep a copy of a hot key; `"0s"` is never.
         hot_lease: Duration = up_to(HOT_LEASE_MAX), Default("1s");
+        /// What a get may answer while links are cut or the members change: `"strong"` is linearizable for each key, and an error where that
+        /// can't be kept; it needs discovery `"etcd"` or `"consul"`.
+        consistency: Consistency = Choice(&[Works("eventual", Consistency::Eventual), Works("strong", Consistency::Strong)]), Default("eventual");
+        /// Whether what is put and deleted is written to the origin: `"through"` is before it is acknowledged.
+        write: WriteMode = Choice(&[Works("none", WriteMode::None), Works("through", WriteMode::Through), Later("behind")]), Default("none");
         /// `Cache-Control: max-age` for HTTP clients; `"0s"` is `no-cache`.
         downstream_max_age: Duration = up_to(YEAR), Default("0s"), live;
         /// The longest value.
@@ -221,10 +243,6 @@ section! {
         origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
     }
     later {
-        /// What a get may answer while links are cut or membership changes.
-        consistency: "eventual", ["strong"];
-        /// Whether changes go to the origin, and when.
-        write: "none", ["through", "behind"];
         /// Write-behind: how long changes to a key are gathered.
         write_delay;
         /// A cluster lock around each load.
@@ -258,6 +276,7 @@ impl GroupConfig {
             soft_timeout: self.soft_timeout,
             hard_timeout: self.hard_timeout,
             hot_lease: self.hot_lease,
+            consistency: self.consistency,
             value_len_max: self.max_value,
             origin_concurrency: self.origin_concurrency,
             origin_budget: self.origin_budget,

@@ -1,5 +1,7 @@
 //! [`DirectoryOrigin`]: a file a key.
 
+mod store;
+
 use std::{
     ffi::OsStr,
     io::{self, Read},
@@ -19,14 +21,19 @@ use rustix::{fs::OFlags, io::Errno};
 
 use crate::{ConfigError, blocking::Threads, too_large};
 
-/// Files that are read at once. Enough for a disk with a deep queue; few enough to leave the runtime most of its 512
+/// Files that are read or written at once. Enough for a disk with a deep queue; few enough to leave the runtime most of its 512
 /// threads for blocking work when the folder is on a network file system that hangs.
-const READS_MAX: usize = 64;
+const THREADS_MAX: usize = 64;
+
+/// What the names of files begin with that are being written. No key has a part that does, so that nobody reads or writes half a
+/// value.
+const TEMPORARY: &str = ".larder-tmp-";
 
 /// The files below a folder, each the value of the key that is its path from there.
 ///
 /// - `/` in a key leads into a sub-folder: the key `de/home` is the file `home` in the folder `de`.
-/// - Every regular file below the folder is reachable by exactly one key, hidden ones too. A key that no file below the folder can
+/// - Every regular file below the folder is reachable by exactly one key, hidden ones too, but for those that are being written:
+///   their names begin with `.larder-tmp-`, and with that no part of a key may. A key that no file below the folder can
 ///   have is nothing, as is a missing file: one with an empty part (`/a`, `a//b`, `a/`), with a part `.` or `..`, with a NUL
 ///   byte, or longer than the file system takes. Bytes that are not UTF-8 are bytes of the file name.
 /// - A symbolic link is followed while it stays inside; one that leads out, or is absolute, is nothing.
@@ -35,6 +42,13 @@ const READS_MAX: usize = 64;
 ///   new one over it: one that is written to while it is read may come torn.
 ///
 /// A file that can't be read, or a folder that is gone, is a failure and not nothing. Needs a tokio runtime.
+///
+/// As a [`Store`](larder_core::Store) it makes a new file, brings it to the disk (`fsync`) and renames it over the old one, so that the
+/// key has the old value or the new one, whole, also after the power failed. Folders are made as they are needed, and stay when their
+/// last file is deleted. What replaces a symbolic link is a file in its place. A change is refused if no file can have the name or a
+/// folder is in its place, if the disk is full, and whatever else happens before the rename. It doesn't fence: of two nodes that
+/// write to one folder, the later one wins. A process that is killed may leave a file `.larder-tmp-…` behind, which may be deleted once no
+/// node writes.
 ///
 /// # Examples
 ///
@@ -80,7 +94,7 @@ impl DirectoryOrigin {
         };
         let folder = std::path::absolute(&path).map_err(fail)?;
         open_folder(&folder).map_err(fail)?;
-        Ok(Self { folder: folder.into(), threads: Threads::new(READS_MAX) })
+        Ok(Self { folder: folder.into(), threads: Threads::new(THREADS_MAX) })
     }
 }
 
@@ -106,7 +120,8 @@ impl Loader for DirectoryOrigin {
 /// Whether a file below the folder could have `key` as its path, and as its only one: `a//b` and `a/./b` would be
 /// further keys of the file `a/b`.
 fn is_file_name(key: &Key) -> bool {
-    key.as_bytes().split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    let is_name = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.starts_with(TEMPORARY.as_bytes());
+    key.as_bytes().split(|&byte| byte == b'/').all(is_name)
 }
 
 fn open_folder(folder: &Path) -> io::Result<Dir> {
