@@ -4,11 +4,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use larder_core::Ring;
+use larder_core::{Ring, group::Consistency};
 
 use super::{
     document::{Document, Value},
-    keys::{Config, Discovery, Transport},
+    keys::{Config, Discovery, Transport, WriteMode},
     mistake::Mistakes,
     shapes,
 };
@@ -33,6 +33,8 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.registries();
     rules.ring();
     rules.timeouts();
+    rules.consistency();
+    rules.writes();
     rules.broken
 }
 
@@ -62,6 +64,28 @@ impl Rules<'_> {
             let same = listeners[..index].iter().find(|(_, other)| other == address && address.port() != 0);
             if let Some((other, _)) = same {
                 self.breaks(key, format!("expected an address of its own, but {address} is also that of {other}"));
+            }
+        }
+    }
+
+    fn consistency(&mut self) {
+        let is_proven = matches!(self.config.cluster.discovery, Discovery::Etcd | Discovery::Consul);
+        for (name, group) in &self.config.groups {
+            let key = format!("groups.{name}.consistency");
+            if group.consistency == Consistency::Strong && !is_proven && self.sound(&["cluster.discovery", &key]) {
+                let message =
+                    "\"strong\" needs cluster.discovery = \"etcd\" or \"consul\": nothing else proves who owns a key";
+                self.breaks(&key, message);
+            }
+        }
+    }
+
+    fn writes(&mut self) {
+        for (name, group) in &self.config.groups {
+            let (key, origin) = (format!("groups.{name}.write"), format!("groups.{name}.origin"));
+            let has_origin = group.origin != OriginConfig::None;
+            if group.write == WriteMode::Through && !has_origin && self.sound(&[&key, &origin]) {
+                self.breaks(&key, "\"through\" needs an origin to write to: set groups.NAME.origin too");
             }
         }
     }

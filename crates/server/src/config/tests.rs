@@ -149,8 +149,12 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
         (
-            "[groups.a]\nconsistency = 'strong'\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
-            "line 2: groups.a.consistency: \"strong\" does not work yet: use \"eventual\"\nline 3: groups.a.write: \"behind\" does not work yet: use \"none\"\nline 4: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 5: groups.a.write_delay: this key does not work yet: remove it",
+            "[groups.a]\nconsistency = 'strong'\n[groups.b]\nwrite = 'through'",
+            "line 2: groups.a.consistency: \"strong\" needs cluster.discovery = \"etcd\" or \"consul\": nothing else proves who owns a key\nline 4: groups.b.write: \"through\" needs an origin to write to: set groups.NAME.origin too",
+        ),
+        (
+            "[groups.a]\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
+            "line 2: groups.a.write: \"behind\" does not work yet: use \"none\" or \"through\"\nline 3: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 4: groups.a.write_delay: this key does not work yet: remove it",
         ),
         (
             "[groups.a]\nwrite = 'sideways'",
