@@ -10,6 +10,7 @@ use super::{
     document::{Document, Value},
     keys::{Config, Discovery, Transport, WriteMode},
     mistake::Mistakes,
+    origin::OriginConfig,
     shapes,
 };
 
