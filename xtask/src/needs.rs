@@ -64,8 +64,16 @@ const POSTGRES: Need = Need {
     used_by: "the tests with a real PostgreSQL",
 };
 
+const REDIS: Need = Need {
+    name: "redis",
+    probe: "redis-server --version",
+    debian: &["redis-server"],
+    older: None,
+    used_by: "the tests with a real Redis",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -75,13 +83,7 @@ pub(crate) const CHURN: &[Need] = &[COMPARED_GO];
 /// What Larder's nodes are compared with.
 pub(crate) const PEERS: &[Need] = &[
     COMPARED_GO,
-    Need {
-        name: "redis",
-        probe: "redis-server --version",
-        debian: &["redis-server"],
-        older: None,
-        used_by: "the comparison with Redis",
-    },
+    Need { used_by: "the comparison with Redis", ..REDIS },
     Need {
         name: "memcached",
         probe: "memcached --version",
@@ -232,6 +234,9 @@ mod tests {
     #[test]
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
-        assert!(sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, postgres"), "{sentence}");
+        assert!(
+            sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, postgres, redis"),
+            "{sentence}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`] and `PostgresOrigin`.
+//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`], `PostgresOrigin` and
+//! `RedisOrigin`.
 //!
 //! Each is a [`Loader`](larder_core::Loader) and a [`Store`](larder_core::Store), and nothing more. How many loads and changes of a
 //! group are under way at once and how long each may take is up to the caller; an origin bounds only what one that was given up
@@ -10,8 +11,9 @@
 //! | `http` | by PUT or DELETE | if the server does |
 //! | `sqlite`, `postgres` | by the statements `upsert` and `delete` | if they name `$3` |
 //! | `directory` | by renaming a new file over the old one | no |
+//! | `redis` | by SET and DEL | no |
 //!
-//! Each is a feature of this crate, named like its module. All but `postgres` are on unless turned off.
+//! Each is a feature of this crate, named like its module. All but `postgres` and `redis` are on unless turned off.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +26,8 @@ pub mod directory;
 pub mod http;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "http", feature = "postgres"))]
@@ -37,6 +41,8 @@ pub use http::{HttpConfig, HttpOrigin};
 use larder_core::{Error, ErrorKind};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresOrigin};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConfig, RedisOrigin};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteConfig, SqliteOrigin};
 
