@@ -10,6 +10,7 @@ use super::{
     document::{Document, Value},
     keys::{Config, Discovery, Transport},
     mistake::Mistakes,
+    origin::OriginConfig,
     shapes,
 };
 
@@ -33,6 +34,7 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.registries();
     rules.ring();
     rules.timeouts();
+    rules.statements();
     rules.broken
 }
 
@@ -62,6 +64,25 @@ impl Rules<'_> {
             let same = listeners[..index].iter().find(|(_, other)| other == address && address.port() != 0);
             if let Some((other, _)) = same {
                 self.breaks(key, format!("expected an address of its own, but {address} is also that of {other}"));
+            }
+        }
+    }
+
+    fn statements(&mut self) {
+        for (name, group) in &self.config.groups {
+            let (upsert, upsert_many) = match &group.origin {
+                OriginConfig::Sqlite(origin) => (&origin.upsert, &origin.upsert_many),
+                OriginConfig::Postgres(origin) => (&origin.upsert, &origin.upsert_many),
+                OriginConfig::None | OriginConfig::Http(_) | OriginConfig::Directory(_) | OriginConfig::Redis(_) => {
+                    continue;
+                }
+            };
+            let key = |key: &str| format!("groups.{name}.origin.{key}");
+            if upsert.is_none() && upsert_many.is_some() && self.sound(&[&key("upsert")]) {
+                self.breaks(
+                    &key("upsert_many"),
+                    "upsert_many needs upsert beside it, for what it can't take: set it too",
+                );
             }
         }
     }
