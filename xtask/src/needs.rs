@@ -73,7 +73,7 @@ const POSTGRES: Need = Need {
 };
 
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL, REDIS, POSTGRES];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -235,7 +235,7 @@ mod tests {
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
         assert!(
-            sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, redis, postgres"),
+            sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, postgres, redis"),
             "{sentence}"
         );
     }

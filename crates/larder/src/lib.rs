@@ -33,7 +33,7 @@
 //! # Where to read on
 //!
 //! [`typed_loader_fn`] and [`Group::typed`] for values of one's own type. [`Group::lookup`] for version, age and how an
-//! answer was come by. `larder::origin` (feature `origins`) for ready-made loaders. [`GroupBuilder`] for what a group can be told: ttl, stale
+//! answer was come by. `larder::origin` (feature `origins`; `postgres` and `redis` add one each) for ready-made loaders. [`GroupBuilder`] for what a group can be told: ttl, stale
 //! windows, limits. [`Error`] for what can go wrong. The core's [tour](larder_core) for how it works.
 
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`] and `PostgresOrigin`; and the [`journal`] of
-//! writes that are on their way to an origin, with what [flushes](flush) it.
+//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`], `PostgresOrigin` and `RedisOrigin`;
+//! and the `journal` of writes that are on their way to an origin, with what flushes it.
 //!
 //! Each is a [`Loader`](larder_core::Loader) and a [`Store`](larder_core::Store), and nothing more. How many loads and changes of a
 //! group are under way at once and how long each may take is up to the caller; an origin bounds only what one that was given up
@@ -11,8 +11,10 @@
 //! | `http` | by PUT or DELETE | if the server does |
 //! | `sqlite`, `postgres` | by the statements `upsert` and `delete` | if they name `$3` |
 //! | `directory` | by renaming a new file over the old one | no |
+//! | `redis` | by SET and DEL | no |
 //!
-//! Each is a feature of this crate, named like its module. All but `postgres` are on unless turned off; the journal's is `journal`.
+//! Each is a feature of this crate, named like its module. All but `postgres` and `redis` are on unless turned off; the journal's is
+//! `journal`.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +31,8 @@ pub mod http;
 pub mod journal;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "journal")]
@@ -44,6 +48,8 @@ pub use http::{HttpConfig, HttpOrigin};
 use larder_core::{Error, ErrorKind};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresOrigin};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConfig, RedisOrigin};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteConfig, SqliteOrigin};
 

@@ -18,8 +18,11 @@ use larder::{
         dns::{Dns, DnsConfig},
         gossip::{Gossip, GossipConfig},
     },
-    core::MemberState,
-    origin::{ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, SqliteConfig, SqliteOrigin},
+    core::{MemberState, Store},
+    origin::{
+        ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, PostgresConfig, PostgresOrigin, RedisConfig, RedisOrigin,
+        SqliteConfig, SqliteOrigin,
+    },
     peer::{
         grpc::{self, GrpcTransport},
         http::HttpTransport,
@@ -33,7 +36,7 @@ use tokio::{
 
 use crate::{
     commands::Failure,
-    config::{self, Config, Discovery, OriginConfig, Transport},
+    config::{self, Config, Discovery, OriginConfig, Transport, WriteMode},
     http::{self, Api, ApiConfig, HttpLimits, Operations},
     reload::Reload,
 };
@@ -176,9 +179,18 @@ pub async fn assemble_around(
 
     let mut max_ages = HashMap::new();
     for (name, group) in &config.groups {
-        let loader =
-            loader(&group.origin).map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
-        node.core().open_group(name, group.settings(), loader.map(&around)).map_err(wrong)?;
+        let made = origin(&group.origin).await;
+        let Origin { loader, store } =
+            made.map_err(|error| Failure::failed(format!("groups.{name}.origin: {error}")))?;
+        let (core, settings, loader) = (node.core(), group.settings(), loader.map(&around));
+        let opened = match (group.write, loader, store) {
+            (WriteMode::Through, Some(loader), Some(store)) => core.open_group_through(name, settings, loader, store),
+            (WriteMode::Through, _, _) => {
+                return Err(Failure::failed(format!("groups.{name}.write: the origin takes no writes")));
+            }
+            (WriteMode::None, loader, _) => core.open_group(name, settings, loader),
+        };
+        opened.map_err(wrong)?;
         max_ages.insert(name.clone(), group.downstream_max_age);
     }
 
@@ -380,9 +392,30 @@ fn http_member(config: &config::MemberConfig) -> Member {
     Member { http: http.into(), ..Member::new(config.name.as_str(), address) }
 }
 
-fn loader(origin: &OriginConfig) -> Result<Option<Arc<dyn Loader>>, ConfigError> {
-    Ok(Some(match origin {
-        OriginConfig::None => return Ok(None),
+/// What a group's values come from, and where its writes go.
+#[derive(Clone, Default)]
+pub struct Origin {
+    /// None where the group is a plain cache.
+    pub loader: Option<Arc<dyn Loader>>,
+    /// The same origin, where it takes writes; those that have statements do only if one of them writes.
+    pub store: Option<Arc<dyn Store>>,
+}
+
+impl Origin {
+    fn new(origin: impl Loader + Store, takes_writes: bool) -> Self {
+        let origin = Arc::new(origin);
+        Self { store: takes_writes.then(|| origin.clone() as Arc<dyn Store>), loader: Some(origin) }
+    }
+}
+
+/// Makes an origin, with its statements checked as far as it can be reached.
+///
+/// # Errors
+///
+/// What is wrong with which of its settings.
+pub async fn origin(origin: &OriginConfig) -> Result<Origin, ConfigError> {
+    Ok(match origin {
+        OriginConfig::None => Origin::default(),
         OriginConfig::Http(origin) => {
             let mut http = HttpConfig::new(origin.url.reveal()).respect_cache_control(origin.respect_cache_control);
             for (name, value) in &origin.headers {
@@ -391,15 +424,89 @@ fn loader(origin: &OriginConfig) -> Result<Option<Arc<dyn Loader>>, ConfigError>
             if let Some(path) = &origin.ca_file {
                 http = http.ca_file(path);
             }
-            Arc::new(HttpOrigin::new(http)?)
+            Origin::new(HttpOrigin::new(http)?, true)
         }
         OriginConfig::Sqlite(origin) => {
             let mut sqlite = SqliteConfig::new(&origin.url, &origin.select);
-            if let Some(statement) = &origin.select_many {
-                sqlite = sqlite.select_many(statement);
-            }
-            Arc::new(SqliteOrigin::open(sqlite)?)
+            sqlite = set(sqlite, &origin.select_many, SqliteConfig::select_many);
+            sqlite = set(sqlite, &origin.upsert, SqliteConfig::upsert);
+            sqlite = set(sqlite, &origin.upsert_many, SqliteConfig::upsert_many);
+            sqlite = set(sqlite, &origin.delete, SqliteConfig::delete);
+            let sqlite = SqliteOrigin::open(sqlite)?;
+            let takes_writes = sqlite.takes_writes();
+            Origin::new(sqlite, takes_writes)
         }
-        OriginConfig::Directory(origin) => Arc::new(DirectoryOrigin::open(&origin.path)?),
-    }))
+        OriginConfig::Postgres(origin) => {
+            let mut postgres = PostgresConfig::new(origin.url.reveal(), origin.select.as_str());
+            postgres = set(postgres, &origin.select_many, PostgresConfig::select_many);
+            postgres = set(postgres, &origin.upsert, PostgresConfig::upsert);
+            postgres = set(postgres, &origin.upsert_many, PostgresConfig::upsert_many);
+            postgres = set(postgres, &origin.delete, PostgresConfig::delete);
+            if let Some(path) = &origin.ca_file {
+                postgres = postgres.ca_file(path);
+            }
+            let postgres = PostgresOrigin::new(postgres.connections_max(origin.connections))?;
+            if !postgres.check().await? {
+                tracing::warn!("a PostgreSQL origin can't be reached: keys are loaded from it once it is there");
+            }
+            let takes_writes = postgres.takes_writes();
+            Origin::new(postgres, takes_writes)
+        }
+        OriginConfig::Directory(origin) => Origin::new(DirectoryOrigin::open(&origin.path)?, true),
+        OriginConfig::Redis(origin) => {
+            let redis = RedisConfig::new(origin.url.reveal()).prefix(origin.prefix.as_str());
+            Origin::new(RedisOrigin::new(redis)?, true)
+        }
+    })
+}
+
+/// The configuration with a statement, if there is one.
+fn set<C>(config: C, statement: &Option<String>, set: fn(C, String) -> C) -> C {
+    match statement {
+        Some(statement) => set(config, statement.clone()),
+        None => config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn made(table: &str) -> Result<Origin, ConfigError> {
+        let text = format!("[groups.users.origin]\n{table}");
+        let config = Config::parse(&text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        origin(&config.groups["users"].origin).await
+    }
+
+    #[tokio::test]
+    async fn an_origin_takes_writes_where_it_can_be_told_how() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users.db");
+        let database = rusqlite::Connection::open(&file).unwrap();
+        database.execute_batch("CREATE TABLE users (id TEXT PRIMARY KEY, body TEXT)").unwrap();
+        let sqlite = |more: &str| {
+            let select = "SELECT body FROM users WHERE id = $1";
+            format!("kind = 'sqlite'\nurl = '{}'\nselect = '{select}'\n{more}", file.display())
+        };
+        let upsert = "upsert = 'INSERT OR REPLACE INTO users VALUES ($1, $2)'";
+        let postgres = "kind = 'postgres'\nurl = 'host=/no/such/folder'\nselect = 'SELECT $1'";
+        let origins = [
+            ("kind = 'none'".to_owned(), false, false),
+            ("kind = 'http'\nurl = 'http://127.0.0.1:1/{key}'".to_owned(), true, true),
+            (format!("kind = 'directory'\npath = '{}'", folder.path().display()), true, true),
+            (sqlite(""), true, false),
+            (sqlite(upsert), true, true),
+            (sqlite("delete = 'DELETE FROM users WHERE id = $1'"), true, true),
+            (postgres.to_owned(), true, false),
+            (format!("{postgres}\n{upsert}"), true, true),
+            ("kind = 'redis'\nurl = 'redis://127.0.0.1:1'".to_owned(), true, true),
+        ];
+        for (table, loads, takes_writes) in origins {
+            let Origin { loader, store } = made(&table).await.unwrap_or_else(|error| panic!("{table}: {error}"));
+            assert_eq!((loader.is_some(), store.is_some()), (loads, takes_writes), "{table}");
+        }
+        let mistaken = made(&sqlite("upsert = 'INSERT INTO usrs VALUES ($1, $2)'")).await;
+        let error = mistaken.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), r#"upsert: no such table: usrs, in "INSERT INTO usrs VALUES ($1, $2)""#);
+    }
 }

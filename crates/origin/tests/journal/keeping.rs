@@ -1,6 +1,6 @@
 //! What the journal keeps, finds and counts on a disk that is well.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use larder_core::placement::Slot;
 use larder_origin::{
@@ -174,7 +174,7 @@ async fn the_clock_goes_on_above_all_that_was_reserved_or_journalled() {
 
     let journal = open(disk.clone()).await.unwrap();
     assert_eq!(journal.clock_floor(), reading(100));
-    assert_eq!(journal.members().unwrap(), ["n1".into(), "n2".into()]);
+    assert_eq!(journal.members().unwrap(), [Arc::<str>::from("n1"), Arc::from("n2")]);
     journal.append(record("a", 200)).await.unwrap();
     journal.settle(vec![Mark::new(place("b"), version(300))]).await.unwrap();
     journal.close().await;

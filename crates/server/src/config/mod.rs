@@ -26,9 +26,12 @@ use section::{Reader, Section};
 
 pub use difference::Difference;
 pub use document::Override;
-pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport};
+pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport, WriteMode};
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
-pub use origin::{DirectoryOriginConfig, HttpOriginConfig, OriginConfig, Secret, SqliteOriginConfig};
+pub use origin::{
+    DirectoryOriginConfig, HttpOriginConfig, OriginConfig, PostgresOriginConfig, RedisOriginConfig, Secret,
+    SqliteOriginConfig,
+};
 pub use reference::reference;
 pub use shapes::{GossipKey, MemberConfig};
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use super::{
     difference::Differences,
     document::{Entry, Override, Value},
-    kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Word},
+    kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Whole, Word},
     mistake::Mistakes,
     section::{Absent, Default, Key, Presence, Reader, Required, Section, Status, section},
     shapes,
@@ -26,8 +26,12 @@ pub enum OriginConfig {
     Http(HttpOriginConfig),
     /// An SQLite database.
     Sqlite(SqliteOriginConfig),
+    /// A PostgreSQL database.
+    Postgres(PostgresOriginConfig),
     /// A folder of files.
     Directory(DirectoryOriginConfig),
+    /// A Redis server.
+    Redis(RedisOriginConfig),
 }
 
 /// The kinds of origin; what a kind's table holds is in [`OriginTable::read`].
@@ -36,21 +40,25 @@ enum OriginKind {
     None,
     Http,
     Sqlite,
+    Postgres,
     Directory,
+    Redis,
 }
 
 const KIND: Choice<OriginKind> = Choice(&[
     Word::Works("none", OriginKind::None),
     Word::Works("http", OriginKind::Http),
     Word::Works("sqlite", OriginKind::Sqlite),
+    Word::Works("postgres", OriginKind::Postgres),
     Word::Works("directory", OriginKind::Directory),
-    Word::Later("postgres"),
+    Word::Works("redis", OriginKind::Redis),
     Word::Later("object"),
-    Word::Later("redis"),
 ]);
 
 section! {
     /// A web server: GET of `url`. 200 is the value, 404 and 410 are "not found", anything else is a failure. Redirects are not followed.
+    /// Writes are PUT and DELETE of the same URL, with `Larder-Version` (24 hexadecimal digits, later ones greater) and `Idempotency-Key`: 2xx is
+    /// done, 409 and 412 say that the server has a newer version, other 4xx but 408 that nothing changed; anything else leaves it open.
     pub struct HttpOriginConfig {
         /// The URL of a value; `{key}` in its path or query stands for the key, percent-encoded. A user and password in it are sent
         /// as basic authentication.
@@ -80,22 +88,61 @@ section! {
         /// The statement that finds many at once: `$1` is a JSON array of keys, and each row is a key as it was asked for and its value, such as
         /// `SELECT asked.value, users.body FROM json_each($1) AS asked JOIN users ON users.id = asked.value`.
         select_many: Option<String> = shapes::SQL, Absent("`select` is run for each key");
+        /// The statement that writes a value. If it names `$3` it fences: it must write nothing older than what is there, and 0 rows changed is a
+        /// conflict.
+        upsert: Option<String> = shapes::UPSERT, Absent("no values are written");
+        /// The statement that writes many values: `$1`, `$2` and `$3` are JSON arrays, such as
+        /// `SELECT value, $2 ->> key, $3 ->> key FROM json_each($1)`.
+        upsert_many: Option<String> = shapes::UPSERT, Absent("`upsert` is run for each value");
+        /// The statement that deletes a value; with `$3` it fences too.
+        delete: Option<String> = shapes::DELETE, Absent("no values are deleted");
     }
-    later {
-        /// The statement that writes a value.
-        upsert;
-        /// The statement that writes many values.
-        upsert_many;
-        /// The statement that deletes a value.
-        delete;
-    }
+    later {}
 }
 
 section! {
-    /// A folder with one file for each key; what lies outside it is "not found".
+    /// A PostgreSQL database. NULL or no row is "not found", and so is a key that a column of the type of `$1` can't have. Keys and values are
+    /// text, `bytea`, JSON, integers or UUIDs.
+    pub struct PostgresOriginConfig {
+        /// The database, as libpq takes it. Over TLS the server's certificate is checked. Without `sslmode` in it, TLS is used if the server
+        /// has it, and not on this machine.
+        url: Secret = PostgresUrl, Required;
+        /// The statement that finds a value, such as `SELECT body FROM users WHERE id = $1`.
+        select: String = shapes::SQL, Required;
+        /// The statement that finds many at once: `$1` is an array of keys, and each row is a key and its value, such as
+        /// `SELECT id, body FROM users WHERE id = ANY($1)`.
+        select_many: Option<String> = shapes::SQL, Absent("`select` is run for each key");
+        /// The statement that writes a value. If it names `$3` it fences: it must write nothing older than what is there, and 0 rows changed is a
+        /// conflict.
+        upsert: Option<String> = shapes::UPSERT, Absent("no values are written");
+        /// The statement that writes many values: `$1`, `$2` and `$3` are arrays, such as `unnest($1::text[], $2::text[], $3::text[])`.
+        upsert_many: Option<String> = shapes::UPSERT, Absent("`upsert` is run for each value");
+        /// The statement that deletes a value; with `$3` it fences too.
+        delete: Option<String> = shapes::DELETE, Absent("no values are deleted");
+        /// The most connections of a node.
+        connections: usize = Whole { min: 1_usize, max: 1_000 }, Default("10");
+        /// A PEM file with the certificates that the server is trusted by.
+        ca_file: Option<PathBuf> = FilePath { expected: "the path of a PEM file" }, Absent("those that the system trusts");
+    }
+    later {}
+}
+
+section! {
+    /// A folder with one file for each key; what lies outside it is "not found". Writes rename a new file over the old one.
     pub struct DirectoryOriginConfig {
         /// The folder.
         path: PathBuf = FilePath { expected: "the path of a folder" }, Required;
+    }
+    later {}
+}
+
+section! {
+    /// A Redis server: GET, SET and DEL of strings. It doesn't fence.
+    pub struct RedisOriginConfig {
+        /// The server.
+        url: Secret = RedisUrl, Required;
+        /// What stands before each key there.
+        prefix: String = shapes::LABEL, Default("\"\"");
     }
     later {}
 }
@@ -115,7 +162,9 @@ impl Describe for OriginTable {
         vec![
             table::<HttpOriginConfig>("http"),
             table::<SqliteOriginConfig>("sqlite"),
+            table::<PostgresOriginConfig>("postgres"),
             table::<DirectoryOriginConfig>("directory"),
+            table::<RedisOriginConfig>("redis"),
         ]
     }
 }
@@ -144,7 +193,9 @@ impl Kind for OriginTable {
             }
             OriginKind::Http => OriginConfig::Http(Reader::section(path, place, &table, mistakes)?),
             OriginKind::Sqlite => OriginConfig::Sqlite(Reader::section(path, place, &table, mistakes)?),
+            OriginKind::Postgres => OriginConfig::Postgres(Reader::section(path, place, &table, mistakes)?),
             OriginKind::Directory => OriginConfig::Directory(Reader::section(path, place, &table, mistakes)?),
+            OriginKind::Redis => OriginConfig::Redis(Reader::section(path, place, &table, mistakes)?),
         })
     }
 }
@@ -232,6 +283,53 @@ impl Scalar for KeyUrl {
     }
 }
 
+/// The URL of a PostgreSQL database. It may hold a password, and is never shown.
+struct PostgresUrl;
+
+impl Describe for PostgresUrl {
+    fn expected(&self) -> String {
+        r#"the URL of a PostgreSQL database such as "postgres://larder@127.0.0.1/users""#.to_owned()
+    }
+}
+
+impl Scalar for PostgresUrl {
+    type Value = Secret;
+
+    fn take(&self, value: &Value) -> Result<Secret, Refusal> {
+        let Value::Text(text) = value else { return Err(Refusal::Unexpected) };
+        let has_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
+        // libpq's other form, in which every part has a name.
+        if has_scheme || text.contains("host=") || text.contains("hostaddr=") {
+            return Ok(Secret::new(text));
+        }
+        Err(Refusal::Because(format!("expected {}", self.expected())))
+    }
+}
+
+/// The schemes that a Redis server's URL may have.
+const REDIS_SCHEMES: [&str; 3] = ["redis://", "redis+unix://", "unix://"];
+
+/// The URL of a Redis server. It may hold a password, and is never shown.
+struct RedisUrl;
+
+impl Describe for RedisUrl {
+    fn expected(&self) -> String {
+        r#"the URL of a Redis server such as "redis://127.0.0.1:6379/0""#.to_owned()
+    }
+}
+
+impl Scalar for RedisUrl {
+    type Value = Secret;
+
+    fn take(&self, value: &Value) -> Result<Secret, Refusal> {
+        match value {
+            Value::Text(text) if REDIS_SCHEMES.iter().any(|scheme| text.starts_with(scheme)) => Ok(Secret::new(text)),
+            Value::Text(_) => Err(Refusal::Because(format!("expected {}", self.expected()))),
+            _ => Err(Refusal::Unexpected),
+        }
+    }
+}
+
 /// The value of a header: it may be a token, and is never shown.
 struct HeaderValue;
 
@@ -286,6 +384,8 @@ impl Override {
     /// |---|---|
     /// | `http://HOST/PATH/{key}`, `https://…` | a web server |
     /// | `sqlite:FILE?select=STATEMENT` | an SQLite database; the statement stands as it is, `$1` in it is the key |
+    /// | `postgres://USER@HOST/DATABASE?select=STATEMENT` | a PostgreSQL database; the statement comes last and stands as it is |
+    /// | `redis://HOST:PORT/DATABASE` | a Redis server |
     /// | `directory:PATH`, or a path with a `/` in it, or `.` | a folder |
     ///
     /// # Errors
@@ -297,15 +397,29 @@ impl Override {
             format!("{{ kind = \"http\", url = {} }}", quoted(url))
         } else if let Some((file, select)) = url.strip_prefix("sqlite:").and_then(|rest| rest.split_once("?select=")) {
             format!("{{ kind = \"sqlite\", url = {}, select = {} }}", quoted(file), quoted(select))
+        } else if let Some((database, select)) = postgres(url) {
+            format!("{{ kind = \"postgres\", url = {}, select = {} }}", quoted(database), quoted(select))
+        } else if url.starts_with("redis://") {
+            format!("{{ kind = \"redis\", url = {} }}", quoted(url))
         } else if let Some(path) = directory(url) {
             format!("{{ kind = \"directory\", path = {} }}", quoted(path))
         } else {
             return Err(format!(
-                "expected http://HOST/PATH/{{key}}, sqlite:FILE?select=STATEMENT or directory:PATH, but found {url:?}"
+                "expected http://HOST/PATH/{{key}}, sqlite:FILE?select=STATEMENT, postgres://USER@HOST/DATABASE?select=STATEMENT, \
+                 redis://HOST:PORT/DATABASE or directory:PATH, but found {}",
+                // What stands before an `@` may be a password.
+                if url.contains('@') { "something else".to_owned() } else { format!("{url:?}") }
             ));
         };
         Ok(Self::new("--origin", format!("groups.{DEFAULT_GROUP}.origin"), table))
     }
+}
+
+/// The database and the statement, which has no parameter of the URL behind it.
+fn postgres(url: &str) -> Option<(&str, &str)> {
+    let has_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    let (at, name) = url.match_indices("select=").find(|(at, _)| url[..*at].ends_with(['?', '&']))?;
+    has_scheme.then(|| (&url[..at - 1], &url[at + name.len()..]))
 }
 
 fn directory(url: &str) -> Option<&str> {

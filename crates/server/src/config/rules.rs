@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.timeouts();
     rules.consistency();
     rules.writes();
+    rules.statements();
     rules.broken
 }
 
@@ -84,9 +85,39 @@ impl Rules<'_> {
     fn writes(&mut self) {
         for (name, group) in &self.config.groups {
             let (key, origin) = (format!("groups.{name}.write"), format!("groups.{name}.origin"));
-            let has_origin = group.origin != OriginConfig::None;
-            if group.write == WriteMode::Through && !has_origin && self.sound(&[&key, &origin]) {
-                self.breaks(&key, "\"through\" needs an origin to write to: set groups.NAME.origin too");
+            if group.write != WriteMode::Through || !self.sound(&[&key, &origin]) {
+                continue;
+            }
+            let statement = match &group.origin {
+                OriginConfig::None => {
+                    self.breaks(&key, "\"through\" needs an origin to write to: set groups.NAME.origin too");
+                    continue;
+                }
+                OriginConfig::Sqlite(origin) => &origin.upsert,
+                OriginConfig::Postgres(origin) => &origin.upsert,
+                OriginConfig::Http(_) | OriginConfig::Directory(_) | OriginConfig::Redis(_) => continue,
+            };
+            if statement.is_none() {
+                self.breaks(&key, format!("\"through\" needs a statement that writes: set {origin}.upsert too"));
+            }
+        }
+    }
+
+    fn statements(&mut self) {
+        for (name, group) in &self.config.groups {
+            let (upsert, upsert_many) = match &group.origin {
+                OriginConfig::Sqlite(origin) => (&origin.upsert, &origin.upsert_many),
+                OriginConfig::Postgres(origin) => (&origin.upsert, &origin.upsert_many),
+                OriginConfig::None | OriginConfig::Http(_) | OriginConfig::Directory(_) | OriginConfig::Redis(_) => {
+                    continue;
+                }
+            };
+            let key = |key: &str| format!("groups.{name}.origin.{key}");
+            if upsert.is_none() && upsert_many.is_some() && self.sound(&[&key("upsert")]) {
+                self.breaks(
+                    &key("upsert_many"),
+                    "upsert_many needs upsert beside it, for what it can't take: set it too",
+                );
             }
         }
     }

@@ -43,6 +43,16 @@ pub(super) const LABEL: Text =
 
 pub(super) const SQL: Text = Text { expected: "an SQL statement in which $1 stands for the key", fits: is_sql };
 
+pub(super) const UPSERT: Text = Text {
+    expected: "an SQL statement in which $1 stands for the key, $2 for the value and, if it is there, $3 for the version",
+    fits: is_upsert,
+};
+
+pub(super) const DELETE: Text = Text {
+    expected: "an SQL statement in which $1 stands for the key and, if it is there, $3 for the version",
+    fits: is_sql,
+};
+
 pub(super) const DATABASE: Text =
     Text { expected: "the path of a database file, such as \"users.db\"", fits: is_database };
 
@@ -78,7 +88,16 @@ fn is_database(text: &str) -> bool {
 }
 
 fn is_sql(text: &str) -> bool {
-    text.match_indices("$1").any(|(at, _)| !text[at + 2..].starts_with(|next: char| next.is_ascii_digit()))
+    names(text, "$1")
+}
+
+fn is_upsert(text: &str) -> bool {
+    names(text, "$1") && names(text, "$2")
+}
+
+fn names(sql: &str, parameter: &str) -> bool {
+    let digit = |next: char| next.is_ascii_digit();
+    sql.match_indices(parameter).any(|(at, _)| !sql[at + parameter.len()..].starts_with(digit))
 }
 
 /// Whether `text` is a host and a port that can be reached: `web1:5274`, `10.0.0.1:5274`, `[::1]:5274`.

@@ -165,13 +165,13 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "line 2: groups.a.load_lock: expected \"off\", the only value that works yet, but found false",
         ),
         (
-            "[groups.a.origin]\nkind = 'postgres'\nurl = 'x'",
-            "line 2: groups.a.origin.kind: \"postgres\" does not work yet: use \"none\", \"http\", \"sqlite\" or \"directory\"",
+            "[groups.a.origin]\nkind = 'object'\nurl = 'x'",
+            "line 2: groups.a.origin.kind: \"object\" does not work yet: use \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
         ),
         // What is missing.
         (
             "[groups.a]\n\n[groups.a.origin]",
-            "line 3: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\" or \"directory\"",
+            "line 3: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
         ),
         (
             "[groups.a.origin]\nkind = 'http'",
@@ -188,6 +188,22 @@ fn every_mistake_is_named_with_its_key_and_line() {
         (
             "groups.a.origin = { kind = 'sqlite', url = 'x.db', select = 'SELECT $10' }",
             "line 1: groups.a.origin.select: expected an SQL statement in which $1 stands for the key, but found \"SELECT $10\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'postgres'\nurl = 'x'\nselect = 'SELECT'\nupsert = 'UPDATE t SET v = $1'\nconnections = 0",
+            "line 3: groups.a.origin.url: expected the URL of a PostgreSQL database such as \"postgres://larder@127.0.0.1/users\"\nline 4: groups.a.origin.select: expected an SQL statement in which $1 stands for the key, but found \"SELECT\"\nline 5: groups.a.origin.upsert: expected an SQL statement in which $1 stands for the key, $2 for the value and, if it is there, $3 for the version, but found \"UPDATE t SET v = $1\"\nline 6: groups.a.origin.connections: expected a whole number from 1 to 1000, but found 0",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'redis'\nurl = 'rediss://x'",
+            "line 3: groups.a.origin.url: expected the URL of a Redis server such as \"redis://127.0.0.1:6379/0\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'sqlite'\nurl = 'x.db'\nselect = 'SELECT $1'\ndelete = 'DELETE FROM t'",
+            "line 5: groups.a.origin.delete: expected an SQL statement in which $1 stands for the key and, if it is there, $3 for the version, but found \"DELETE FROM t\"",
+        ),
+        (
+            "[groups.a.origin]\nkind = 'sqlite'\nurl = 'x.db'\nselect = 'SELECT $1'\nupsert_many = 'SELECT $1, $2'",
+            "line 5: groups.a.origin.upsert_many: upsert_many needs upsert beside it, for what it can't take: set it too",
         ),
         (
             "[groups.a.origin]\nkind = 'http'\nurl = 'http://{key}/x'",
@@ -368,7 +384,7 @@ fn a_mistake_of_a_flag_names_the_flag() {
         ),
         (
             "groups.a.origin={}",
-            "--set: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\" or \"directory\"",
+            "--set: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
         ),
         (
             "cluster.members=['a']",
@@ -488,6 +504,22 @@ fn the_password_of_an_origin_is_not_shown() {
 }
 
 #[test]
+fn the_password_of_a_database_is_not_shown() {
+    for (kind, url) in [("postgres", "postgres://me:hunter2@x/y"), ("redis", "redis://:hunter2@x")] {
+        let origin = |url: &str| {
+            format!(
+                "[groups.a.origin]\nkind = '{kind}'\nurl = '{url}'\n{}",
+                if kind == "redis" { "" } else { "select = '$1'" }
+            )
+        };
+        let config = Config::parse(&origin(url), &[]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!mistakes(&origin("ftp://hunter2")).contains("hunter2"));
+        assert!(!Override::origin("ftp://me:hunter2@x").unwrap_err().contains("hunter2"));
+    }
+}
+
+#[test]
 fn an_origin_in_one_word_is_that_of_the_group_default() {
     let origin =
         |url: &str| Config::parse("", &[Override::origin(url).unwrap()]).unwrap().groups["default"].origin.clone();
@@ -502,10 +534,19 @@ fn an_origin_in_one_word_is_that_of_the_group_default() {
         (sqlite.url.as_str(), sqlite.select.as_str()),
         ("/x/users.db", "SELECT body FROM users WHERE id = $1 AND a = '\"?'")
     );
+    let OriginConfig::Postgres(postgres) = origin(
+        "postgres://me:pw@db/users?sslmode=disable&select=SELECT body FROM users WHERE id = $1 OR id = '?select='",
+    ) else {
+        panic!("not postgres")
+    };
+    assert_eq!(postgres.url.reveal(), "postgres://me:pw@db/users?sslmode=disable");
+    assert_eq!(postgres.select, "SELECT body FROM users WHERE id = $1 OR id = '?select='");
+    let OriginConfig::Redis(redis) = origin("redis://:pw@x:6379/2") else { panic!("not redis") };
+    assert_eq!((redis.url.reveal(), redis.prefix.as_str()), ("redis://:pw@x:6379/2", ""));
     for (url, path) in [("directory:x", "x"), ("./x y", "./x y"), ("/", "/"), (".", "."), ("a/b:c", "a/b:c")] {
         assert_eq!(origin(url), OriginConfig::Directory(DirectoryOriginConfig { path: path.into() }), "{url}");
     }
-    for url in ["", "users", "redis://x/{key}", "s3://b/{key}", "sqlite:x.db", "postgres:x"] {
+    for url in ["", "users", "s3://b/{key}", "sqlite:x.db", "postgres:x", "postgres://db/users"] {
         assert!(Override::origin(url).is_err(), "{url}");
     }
     let found = Config::parse("", &[Override::origin("http://x/users").unwrap()]).unwrap_err().to_string();

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    client::{GROUP, get, within},
+    client::{GROUP, get, get_key, put_key, within},
     gossip::{PATIENCE, agree, all_are_found, keys},
     load::{Asked, Load},
     origin::Origin,
@@ -32,6 +32,9 @@ const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1 + 1
 
 /// More than any time limit of a node that has to do with its registry: leases, proofs, requests and waits between tries.
 const LONG: Duration = Duration::from_secs(6);
+
+/// How soon a write is tried again that was refused for want of a proof.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A registry that nodes can be told of.
 trait Registry: Server + Sized {
@@ -83,16 +86,19 @@ fn by_etcd(urls: &[String]) -> String {
     format!("discovery = \"etcd\"\netcd = {urls:?}")
 }
 
-/// A node in the cluster that these keys of the configuration describe.
-async fn join(name: &str, cluster: &str, origin: &Origin) -> Daemon {
+/// A node in the cluster that these keys of the configuration describe, with these groups.
+async fn start(name: &str, cluster: &str, groups: &str) -> Daemon {
     let config = format!(
         "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
-         [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{}",
+         [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{groups}",
         LEASE_TTL.as_secs(),
-        // What stand-ins keep, they keep for as long as a test takes.
-        origin.group("hot_lease = \"60s\"")
     );
     Daemon::start(&config).await
+}
+
+async fn join(name: &str, cluster: &str, origin: &Origin) -> Daemon {
+    // What stand-ins keep, they keep for as long as a test takes.
+    start(name, cluster, &origin.group("hot_lease = \"60s\"")).await
 }
 
 /// Three nodes that have all keys between them.
@@ -170,7 +176,52 @@ by_each_registry!(
     who_crashes_is_out_in_time_and_who_leaves_at_once,
     while_it_is_away_or_stands_still_gets_go_on,
     who_crashes_while_it_is_away_is_answered_for_and_out_when_it_is_back,
+    a_strong_group_is_answered_with_proof_alone,
 );
+
+/// Three nodes whose group is strong and written through to a folder.
+async fn a_strong_group_is_answered_with_proof_alone(mut registry: impl Registry) {
+    let folder = tempfile::tempdir().unwrap();
+    let group = format!(
+        "[groups.{GROUP}]\nconsistency = \"strong\"\nwrite = \"through\"\n[groups.{GROUP}.origin]\nkind = \"directory\"\npath = {:?}",
+        folder.path()
+    );
+    let start = async |name| start(name, &registry.cluster(), &group).await;
+    let nodes = [start("a").await, start("b").await, start("c").await];
+    let all = nodes.each_ref();
+    agree(&all, &["a", "b", "c"]).await;
+    let keys: Vec<String> = (0..12).map(|number| format!("key{number}")).collect();
+    // Nobody says no for good: proofs have to come, and leases that others might have to run out.
+    let put_all = async |value: &'static str| {
+        for (key, node) in keys.iter().zip(nodes.iter().cycle()) {
+            within(PATIENCE, "a put", async {
+                while node.ask(put_key(key, value)).await.status != 204 {
+                    sleep(PAUSE).await;
+                }
+            })
+            .await;
+        }
+    };
+    let all_have = async |value: &str| {
+        for (node, key) in nodes.iter().flat_map(|node| keys.iter().map(move |key| (node, key))) {
+            let got = node.ask(get_key(key)).await;
+            assert_eq!((got.status, got.text()), (200, value), "{key}");
+            assert_eq!(std::fs::read_to_string(folder.path().join(key)).unwrap(), value);
+        }
+    };
+    put_all("one").await;
+    all_have("one").await;
+    registry.kill();
+    // A proof counts for less than a lease.
+    sleep(LEASE_TTL).await;
+    for (node, key) in nodes.iter().flat_map(|node| keys.iter().map(move |key| (node, key))) {
+        assert_eq!(node.ask(get_key(key)).await.problem(), (503, "no-authority".to_owned()), "{key}");
+        assert_eq!(node.ask(put_key(key, "lost")).await.problem(), (503, "no-authority".to_owned()), "{key}");
+    }
+    registry.restart();
+    put_all("two").await;
+    all_have("two").await;
+}
 
 async fn who_crashes_is_out_in_time_and_who_leaves_at_once(registry: impl Registry) {
     let origin = Origin::start().await;

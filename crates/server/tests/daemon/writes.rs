@@ -23,7 +23,51 @@ over_each_transport!(
     a_group_with_an_origin_takes_no_put_and_a_delete_drops_its_copies,
     a_value_over_the_limit_is_refused_before_it_is_sent,
     while_the_owner_is_away_its_keys_are_too,
+    what_is_written_through_is_at_the_origin_before_it_is_acknowledged,
+    what_is_invalidated_is_gone_everywhere_but_at_the_origin,
 );
+
+/// A group that writes through to a folder.
+fn through(folder: &std::path::Path) -> String {
+    format!("[groups.g]\nwrite = \"through\"\n[groups.g.origin]\nkind = \"directory\"\npath = {folder:?}")
+}
+
+async fn what_is_written_through_is_at_the_origin_before_it_is_acknowledged(over: Over) {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(over, 3, &through(folder.path())).await;
+    let at_origin = |key: &str| std::fs::read_to_string(folder.path().join(key)).ok();
+    for number in 0..6 {
+        let key = format!("key{number}");
+        for (writer, value) in cluster.nodes.iter().zip(["one", "two", "three"]) {
+            assert_eq!(writer.ask(put_key(&key, value)).await.status, 204);
+            assert_eq!(at_origin(&key).as_deref(), Some(value));
+            for reader in &cluster.nodes {
+                assert_eq!(reader.ask(get_key(&key)).await.text(), value);
+            }
+        }
+        assert_eq!(cluster[number % 3].ask(delete_key(&key)).await.status, 204);
+        assert_eq!(at_origin(&key), None);
+        assert_eq!(cluster[0].ask(get_key(&key)).await.status, 404);
+    }
+    // No file can have such a name: the origin says no, and nothing changes.
+    assert_eq!(cluster[0].ask(put_key("a/../b", "v")).await.problem(), (502, "origin-failed".to_owned()));
+}
+
+async fn what_is_invalidated_is_gone_everywhere_but_at_the_origin(over: Over) {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(over, 3, &through(folder.path())).await;
+    let invalidate = |body: &str| request(Method::POST, "/v1/groups/g/invalidate", &[], body.to_owned());
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let key = format!("key{number}");
+        assert_eq!(node.ask(put_key(&key, "old")).await.status, 204);
+        std::fs::write(folder.path().join(&key), "new").unwrap();
+        assert_eq!(cluster[(number + 1) % 3].ask(get_key(&key)).await.text(), "old");
+        assert_eq!(cluster[(number + 2) % 3].ask(invalidate(&format!(r#"{{"keys":["{key}"]}}"#))).await.status, 204);
+        for reader in &cluster.nodes {
+            assert_eq!(reader.ask(get_key(&key)).await.text(), "new");
+        }
+    }
+}
 
 async fn what_one_node_is_given_every_node_has_at_once(over: Over) {
     let cluster = Cluster::start(over, 3, PLAIN).await;
