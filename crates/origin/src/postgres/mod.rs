@@ -49,7 +49,7 @@ const APPLICATION_NAME: &str = "larder";
 /// ```
 /// use larder_origin::{PostgresConfig, PostgresOrigin};
 ///
-/// let url = "postgres://larder:secret@db.internal/users?sslmode=require";
+/// let url = "postgres://larder:secret@db.internal/users";
 /// let config = PostgresConfig::new(url, "SELECT body FROM users WHERE id = $1")
 ///     .select_many("SELECT id, body FROM users WHERE id = ANY($1)")
 ///     .upsert(
