@@ -158,7 +158,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "[groups.a]\nwrite = 'sideways'",
-            "line 2: groups.a.write: expected \"none\", the only value that works yet, but found \"sideways\"",
+            "line 2: groups.a.write: expected \"none\" or \"through\", but found \"sideways\"",
         ),
         (
             "[groups.a]\nload_lock = false",

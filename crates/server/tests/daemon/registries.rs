@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use larder::{
     Member, SystemClock,
     cluster::{
@@ -214,10 +215,13 @@ async fn a_strong_group_is_answered_with_proof_alone(mut registry: impl Registry
     registry.kill();
     // A proof counts for less than a lease.
     sleep(LEASE_TTL).await;
-    for (node, key) in nodes.iter().flat_map(|node| keys.iter().map(move |key| (node, key))) {
+    let pairs = nodes.iter().flat_map(|node| keys.iter().map(move |key| (node, key)));
+    // At once, as each waits for a proof for a while.
+    join_all(pairs.map(async |(node, key)| {
         assert_eq!(node.ask(get_key(key)).await.problem(), (503, "no-authority".to_owned()), "{key}");
         assert_eq!(node.ask(put_key(key, "lost")).await.problem(), (503, "no-authority".to_owned()), "{key}");
-    }
+    }))
+    .await;
     registry.restart();
     put_all("two").await;
     all_have("two").await;
