@@ -13,6 +13,7 @@ mod readme;
 mod sanitize;
 mod steps;
 mod tidy;
+mod torture;
 mod workspace;
 
 use std::{env, error::Error, process::ExitCode};
@@ -41,6 +42,8 @@ cargo xtask COMMAND
            churn [--nodes N,…] [--events EVENT,…] [--only SYSTEM] [--json]: loads at the origin while nodes come and go
   fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
   sanitize the tests of unsafe code under the address sanitizer
+  torture  [--seconds N] [--seed S]: what clients of a cluster see while its nodes and links fail, for longer than `test` has
+           time for
   explore  every state that three nodes can bring a slot into
   help     this text
 ";
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         ["compare", arguments @ ..] => compare::compare(arguments),
         ["fuzz", "peer", arguments @ ..] => Steps::new().step("fuzz", || fuzz::peer(arguments)).sum_up(),
         ["sanitize"] => Steps::new().step("sanitize", sanitize::sanitize).sum_up(),
+        ["torture", arguments @ ..] => Steps::new().step("torture", || torture::torture(arguments)).sum_up(),
         ["explore"] => Steps::new().step("explore", explore).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {

@@ -46,7 +46,11 @@ enum Order {
 
 impl Proxy {
     pub(crate) async fn before(node: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), node)
+    }
+
+    /// A proxy before a node that may yet have to start.
+    pub(crate) fn at(listener: TcpListener, node: SocketAddr) -> Self {
         let address = listener.local_addr().unwrap();
         let (orders, given) = mpsc::channel(1);
         let (mode, watched) = watch::channel(Mode::Pass);

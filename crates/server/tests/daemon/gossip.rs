@@ -37,7 +37,8 @@ pub(crate) async fn join_with(name: &str, others: &[&Daemon], groups: &str) -> D
     start(name, "listen = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"", "127.0.0.1:0", &seeds, groups).await
 }
 
-async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> Daemon {
+/// A node that gossips at an address, with these lines about itself.
+pub(crate) async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> Daemon {
     let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
     let config = format!(
         "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{node}\n\

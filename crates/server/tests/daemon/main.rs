@@ -22,6 +22,7 @@ mod fuzz;
 mod go;
 mod gossip;
 mod grpc;
+mod history;
 mod keys;
 mod lifecycle;
 mod load;
@@ -32,6 +33,9 @@ mod moves;
 mod one_load;
 mod origin;
 mod process;
+#[path = "../../../peer/tests/shared/proxy.rs"]
+#[expect(dead_code, reason = "no node is gone for good here")]
+mod proxy;
 mod reads;
 mod registries;
 mod reload;

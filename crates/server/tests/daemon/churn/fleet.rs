@@ -1,5 +1,7 @@
 //! Daemons that find each other by gossip, and come and go.
 
+use std::net::SocketAddr;
+
 use crate::{
     gossip::{agree, join_with},
     process::Daemon,
@@ -50,6 +52,11 @@ impl Fleet {
     pub(crate) fn get(&self, name: &str) -> &Daemon {
         let (_, node) = self.nodes.iter().find(|(its, _)| its == name).unwrap();
         node
+    }
+
+    /// Where clients find each of them.
+    pub(crate) fn doors(&self) -> Vec<(String, SocketAddr)> {
+        self.nodes.iter().map(|(name, node)| (name.clone(), node.clients)).collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Daemon> + Clone {

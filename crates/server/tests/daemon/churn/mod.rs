@@ -1,6 +1,6 @@
 //! Nodes that come and go under load, and what that costs the origin and those who ask.
 
-mod fleet;
+pub(crate) mod fleet;
 mod overtaken;
 
 use std::{sync::Arc, time::Duration};
