@@ -46,6 +46,10 @@ pub(super) struct KeyState<F, W = ()> {
     /// Most keys have one.
     entries: SmallVec<[Entry<F>; 1]>,
     /// The first one has its turn. Most keys have none, and the place of an empty one is all that they take.
+    #[expect(
+        clippy::box_collection,
+        reason = "there is a state for each key in flight: a word of it is for writers, not four"
+    )]
     writers: Option<Box<VecDeque<WriterEntry<W>>>>,
 }
 

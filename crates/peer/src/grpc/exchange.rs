@@ -218,7 +218,7 @@ impl Exchange {
         let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
         let group = groups.get(group as usize);
         if slots::are_asked_for(Some(&op)) {
-            match slots::parse_op(op, group.cloned(), &key) {
+            match slots::parse_op(op, group, &key) {
                 Ok(call) => self.slots(id, call, deadline),
                 Err(error) => self.push(id, convert::failed(&error)),
             }

@@ -68,8 +68,8 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
 }
 
 /// What another node says. Nothing in it keeps the frame that it came in.
-pub(super) fn parse_op(op: Op, group: Option<Arc<str>>, key: &[u8]) -> Result<SlotCall, Error> {
-    let of_group = || group.clone().ok_or_else(|| wrong("it is of no group"));
+pub(super) fn parse_op(op: Op, group: Option<&Arc<str>>, key: &[u8]) -> Result<SlotCall, Error> {
+    let of_group = || group.cloned().ok_or_else(|| wrong("it is of no group"));
     match op {
         Op::Claim(claim) => parse_claim(claim).map(SlotCall::Claim),
         Op::Confirm(confirm) => {

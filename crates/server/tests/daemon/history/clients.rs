@@ -213,7 +213,7 @@ impl Client {
         let kind = self.chance.u64(..WHOLE);
         let request = if kind == 0 {
             invalidate(serde_json::json!({"all": true}))
-        } else if kind % LISTED == 0 {
+        } else if kind.is_multiple_of(LISTED) {
             invalidate(serde_json::json!({"keys": [&**key]}))
         } else {
             request(Method::DELETE, &self.path(key), &[], "")
