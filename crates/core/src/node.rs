@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -15,16 +15,18 @@ use crate::{
     Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport,
     Version,
     authority::Authority,
-    claim::{Attendance, Contact, Phase, SlotCall, SlotReply, SlotRequest, Tenure},
+    claim::{Attendance, Contact, Phase, Tenure},
     group::{Group, GroupConfig},
     link::Peer,
-    membership::{LOOK_TIME_MAX, MEMBERS_MAX},
-    peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
+    membership::LOOK_TIME_MAX,
     placement::Slot,
+    serving::Serving,
     stats::{Counter, Protocol},
     version::Reading,
     view::{Place, Ring, View},
 };
+
+mod acquaintance;
 
 /// The most groups of one node.
 pub const GROUPS_MAX: usize = 1024;
@@ -40,16 +42,6 @@ const GREETINGS_MAX: usize = 32;
 
 /// How soon after a look at the membership the next one is made: views that nobody has can be told by the thousand.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-
-/// For how long who left can still be claimed from: longer than it takes any node to find out that it was sent away, and as long as
-/// a lease can be.
-const DEPARTED_FOR: Duration = Duration::from_secs(60);
-
-/// The most of them. The links of those who left first go first.
-const DEPARTED_MAX: usize = 256;
-
-/// How long who took this node's marks may take to become a member of its view: as long as the slowest membership takes to tell of one.
-const MARK_TAKER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long copies may be kept elsewhere where no group says.
 const HOT_LEASE: Duration = Duration::from_secs(1);
@@ -289,62 +281,6 @@ impl Node {
             departed.iter().rev().find(|(_, peer)| *peer.member().name == *name).map(|(_, peer)| peer.clone())
         };
         self.peek_view().peer(name).cloned().or_else(departed)
-    }
-
-    /// Who was a member until lately.
-    pub(crate) fn departed(&self) -> Vec<Arc<str>> {
-        self.0.departed.lock().iter().map(|(_, peer)| peer.member().name.clone()).collect()
-    }
-
-    /// How many members have left so far, or started anew.
-    pub(crate) fn departures(&self) -> u64 {
-        self.0.departures.sum()
-    }
-
-    /// Until when others may hold copies, kept for `lease` at most, that an earlier run of this node lent (rule C4).
-    pub(crate) fn lent_before_until(&self, lease: Duration) -> Moment {
-        if self.0.began == Moment::NEVER { Moment::default() } else { self.0.began + lease }
-    }
-
-    /// Whether marks can be told to all members.
-    pub(crate) fn tells_marks(&self) -> bool {
-        self.carries_claims() || self.peek_view().peers().next().is_none()
-    }
-
-    /// Somebody took this node's marks, who may be no member yet.
-    pub(crate) fn marks_taken_by(&self, name: &Arc<str>) {
-        if self.peek_view().peer(name).is_some() {
-            return;
-        }
-        let now = self.clock().now();
-        let mut takers = self.0.mark_takers.lock();
-        takers.retain(|_, taken| now.since(*taken) < MARK_TAKER_WAIT);
-        if takers.len() < MEMBERS_MAX {
-            takers.insert(name.clone(), now);
-        }
-    }
-
-    /// One who took this node's marks and is about to be a member. What it does not know yet it must be told, and can't be.
-    pub(crate) fn mark_taker(&self) -> Option<Arc<str>> {
-        let (now, view) = (self.clock().now(), self.view());
-        let mut takers = self.0.mark_takers.lock();
-        takers.retain(|name, taken| now.since(*taken) < MARK_TAKER_WAIT && view.peer(name).is_none());
-        takers.keys().next().cloned()
-    }
-
-    /// Takes down whom a change of the view took away, for [`DEPARTED_FOR`].
-    fn see_off(&self, old: &View, new: &View, now: Moment) {
-        let is_the_same = |member: &&Member| {
-            new.members().iter().any(|it| it.name == member.name && it.incarnation == member.incarnation)
-        };
-        let left = old.members().iter().filter(|member| !is_the_same(member)).count();
-        self.0.departures.add(left as u64);
-        let is_member = |peer: &Arc<Peer>| new.peer(&peer.member().name).is_some();
-        let mut departed = self.0.departed.lock();
-        departed.retain(|(left, peer)| now.since(*left) < DEPARTED_FOR && !is_member(peer));
-        departed.extend(old.peers().filter(|peer| !is_member(peer)).map(|peer| (now, peer.clone())));
-        let excess = departed.len().saturating_sub(DEPARTED_MAX);
-        departed.drain(..excess);
     }
 
     /// The longest time for which any of its groups lets copies be kept elsewhere.
@@ -600,75 +536,6 @@ impl Node {
                 }
             };
         }
-    }
-}
-
-/// A node as the server side of a transport sees it.
-struct Serving {
-    node: Node,
-    over: Protocol,
-}
-
-impl PeerService for Serving {
-    fn answer(&self, question: PeerQuestion) -> BoxFuture<'_, Result<PeerAnswer, Error>> {
-        Box::pin(async move { self.node.group(&question.group)?.serve(question, self.over).await })
-    }
-
-    fn answer_all(self: Arc<Self>, questions: Vec<PeerQuestion>) -> Vec<Reply> {
-        let mut replies = Vec::with_capacity(questions.len());
-        let mut questions = questions.into_iter().peekable();
-        // Most are of one group: those of one that come in a row are answered together.
-        while let Some(first) = questions.next() {
-            let name = first.group.clone();
-            let mut row = Vec::with_capacity(1 + questions.len());
-            row.push(first);
-            row.extend(std::iter::from_fn(|| questions.next_if(|next| next.group == name)));
-            match self.node.group(&name) {
-                Ok(group) => replies.append(&mut group.serve_all(row, self.over)),
-                Err(error) => replies.extend(row.iter().map(|_| Reply::Now(Err(error.clone())))),
-            }
-        }
-        replies
-    }
-
-    fn write(&self, request: PeerWrite) -> BoxFuture<'_, Result<Option<Version>, Error>> {
-        Box::pin(async move {
-            let group = self.node.group(&request.group)?;
-            group.serve_write(request, self.over).await.map(Some)
-        })
-    }
-
-    fn slots(&self, request: SlotRequest) -> BoxFuture<'_, Result<SlotReply, Error>> {
-        Box::pin(async move {
-            let (node, SlotRequest { from, incarnation, call }) = (&self.node, request);
-            Ok(match call {
-                SlotCall::Claim(claim) => {
-                    let (answers, carried) = node.claimed(&from, &claim);
-                    SlotReply::Claimed(answers, carried)
-                }
-                SlotCall::Confirm { term, slots } => {
-                    node.tenure().confirmed(&from, term, &slots);
-                    SlotReply::Confirmed
-                }
-                SlotCall::Recall => node.recalled(&from, incarnation),
-                SlotCall::Push { term, group, entries } => {
-                    SlotReply::Pushed { wants_more: node.group(&group)?.take_pushed(&from, term, entries) }
-                }
-                SlotCall::Revoke { group, key } => {
-                    node.group(&group)?.revoked(&key);
-                    SlotReply::Revoked
-                }
-                SlotCall::Clock => SlotReply::Clock { reading: node.standing().reading() },
-                SlotCall::Raise { group, marks, to } => {
-                    SlotReply::Raised { known: node.group(&group)?.raise(&marks, to)? }
-                }
-                SlotCall::Marks { group, marks } => {
-                    // In this order: what is raised from here on waits for the taker.
-                    node.marks_taken_by(&from);
-                    SlotReply::Marks { marks: node.group(&group)?.exchange_marks(marks)? }
-                }
-            })
-        })
     }
 }
 

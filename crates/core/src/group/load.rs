@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{
     Boarded, Fetched, Group, Landing, boarded,
     handoff::{Handed, Peeked},
-    no_authority,
     origin::Brought,
+    proven::no_authority,
     unreachable,
 };
 use crate::{

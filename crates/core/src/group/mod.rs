@@ -18,6 +18,7 @@ mod limit;
 mod load;
 mod marks;
 mod origin;
+mod proven;
 mod remembered;
 mod serve;
 mod settings;
@@ -70,9 +71,6 @@ pub const GET_MANY_MAX: usize = 1000;
 /// The most bytes of values that clients are told in one answer. The keys that come after are told to be asked for in
 /// another request: a thousand large values would take gigabytes.
 pub const GET_MANY_VALUES_LEN_MAX: usize = 64 << 20;
-
-/// How long a node waits for a proof: those that come are a second apart.
-const AUTHORITY_WAIT: Duration = Duration::from_secs(2);
 
 /// How often a get may find that the view changed under it before it gives up. Each time costs no waiting.
 const ROUTE_TRIES_MAX: usize = 4;
@@ -211,53 +209,6 @@ impl Group {
     #[must_use]
     pub fn writes_through(&self) -> bool {
         self.0.origin.as_ref().is_some_and(Origin::takes_writes)
-    }
-
-    /// Whether it answers with nothing that it can't prove to be the latest.
-    #[must_use]
-    pub fn is_strong(&self) -> bool {
-        self.0.is_strong
-    }
-
-    /// Detaches all that is under way.
-    pub(crate) fn detach_everything(&self) {
-        self.0.loads.detach_all(|_| true);
-        self.0.asks.detach_all(|_| true);
-    }
-
-    /// Drops all that is held.
-    pub(crate) fn clear_store(&self) {
-        self.0.store.clear();
-    }
-
-    /// Whether this node can prove that it answers for a slot, where the group demands it. Asked after what is answered was read.
-    #[inline]
-    fn is_proven(&self, slot: Slot) -> bool {
-        !self.0.is_strong || self.0.node.has_authority(slot)
-    }
-
-    /// Who is to be asked for a key.
-    fn owner_place(&self, slot: Slot, key: &[u8]) -> Place {
-        let node = &self.0.node;
-        if self.0.is_strong { node.owner_place_by_view(slot, key) } else { node.owner_place(slot, key) }
-    }
-
-    /// Waits until that can be proved. Where it can't soon, nobody is answered.
-    async fn proven(&self, slot: Slot, key: &[u8], deadline: Instant) -> Result<(), Error> {
-        if !self.0.is_strong {
-            return Ok(());
-        }
-        let node = &self.0.node;
-        let until = deadline.min(Instant::now() + AUTHORITY_WAIT);
-        let proven = async {
-            while node.acts(slot, key).await && !self.is_proven(slot) {
-                node.next_proof().await;
-            }
-        };
-        match tokio::time::timeout_at(until, proven).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(no_authority()),
-        }
     }
 
     /// What it counts.
@@ -593,11 +544,6 @@ fn wait_error(error: WaitError) -> Error {
         WaitError::LeaderLost => Error::origin("the load ended without a result: try again"),
         WaitError::Full => too_many_flights(),
     }
-}
-
-fn no_authority() -> Error {
-    let message = "the node can't prove that it has the key: the registry of the members may be away, or the owner has just changed";
-    Error::new(ErrorKind::NoAuthority, message).with_retry_after(Duration::from_secs(1))
 }
 
 fn unsettled() -> Error {
