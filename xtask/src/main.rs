@@ -35,6 +35,7 @@ cargo xtask COMMAND
   deps     licences and sources of what others wrote, one version of each, one TLS library
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler;
            gossip: what it costs and how soon it tells; view: owner tables of many members
+           writes: puts beside gets, copies of hot keys, tags of many entries
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ["tidy"] => Steps::new().step("tidy", check_tidy).sum_up(),
         ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
+        ["bench", "writes"] => Steps::new().step("bench", || bench("larder", "writes")).sum_up(),
         ["bench", "gossip"] => Steps::new().step("bench", || bench("larder-cluster", "gossip")).sum_up(),
         ["bench", "view"] => Steps::new().step("bench", || bench("larder-core", "view")).sum_up(),
         ["bench", "http"] => {
