@@ -41,7 +41,7 @@ cargo xtask COMMAND
            churn [--nodes N,…] [--events EVENT,…] [--only SYSTEM] [--json]: loads at the origin while nodes come and go
   fuzz     peer [--seconds N] [--seed S]: hostile frames, for longer than `test` has time for
   sanitize the tests of unsafe code under the address sanitizer
-  explore  every state that three nodes can bring a slot into
+  explore  every state that three nodes can bring a slot into, and every one that small scopes of writes reach
   help     this text
 ";
 
@@ -100,9 +100,9 @@ fn test() -> ExitCode {
         .sum_up()
 }
 
-/// Goes through all states of a slot: minutes of work that is not optimized.
+/// Goes through all states of a slot, and through those that small scopes of writes reach: minutes of work that is not optimized.
 fn explore() -> Outcome {
-    let tests = ["--package", "larder-core", "--lib", "--locked", "claim::explore", "--", "--nocapture"];
+    let tests = ["--package", "larder-core", "--lib", "--all-features", "--locked", "explore::", "--", "--nocapture"];
     run(&mut cargo(["test", "--release"].iter().chain(&tests)))
 }
 

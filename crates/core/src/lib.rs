@@ -28,6 +28,7 @@ pub mod membership;
 mod node;
 pub mod peer;
 pub mod placement;
+mod rules;
 pub mod standing;
 pub mod stats;
 pub mod store;

@@ -11,6 +11,8 @@ mod ask;
 mod carry_out;
 mod config;
 mod demand;
+#[cfg(all(test, feature = "testing"))]
+mod explore;
 mod handoff;
 mod inherited;
 mod leases;
