@@ -30,6 +30,7 @@ pub mod membership;
 mod node;
 pub mod peer;
 pub mod placement;
+mod rules;
 mod serving;
 pub mod standing;
 pub mod stats;

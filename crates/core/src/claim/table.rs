@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Moment, Version,
     placement::{SLOT_COUNT, Slot, SlotSet},
+    rules::{Rule, keeps},
 };
 
 /// For how long what a slot's previous owner holds is of use to the next (rule H1).
@@ -366,7 +367,11 @@ impl Claims {
             let answered = self.phase(slot) != Phase::Away;
             let entry = self.entry_mut(slot);
             let had = matches!(entry.state.role(), Role::Acting { .. } | Role::Lost);
+            let acted = entry.state;
             let answer = entry.state.claimed(claimer, ask, is_mine(slot));
+            if !keeps(Rule::C2) {
+                entry.state = acted;
+            }
             if had && matches!(answer, Answer::Released { .. }) {
                 entry.kept = Some((ask.term, now + HANDOFF_TIME));
                 claimed.hands_over.insert(slot);
@@ -489,6 +494,17 @@ impl Claims {
             }
         }
         claimed
+    }
+
+    /// Tells states of a slot apart that may go on differently. What time brings about is told by the tenth of a second.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self, slot: Slot, now: Moment) -> String {
+        let Entry { state, gained, is_first, warms, is_dirty, lingers, lent, kept, vouched: _ } = self.entry(slot);
+        let tenths = |time: Duration| (time.as_millis() + 50) / 100;
+        let claimed_for = state.ask().map(|_| tenths(now.since(*gained)).min(10));
+        let lingers = lingers.map(|until| tenths(until.since(now)));
+        let (warms, kept) = (warms.map(|(from, _)| from), kept.map(|(term, _)| term));
+        format!("{state:?}{claimed_for:?}{is_first}{is_dirty}{lingers:?}{warms:?}{kept:?}{}", tenths(lent.since(now)))
     }
 
     fn each(&mut self, mut step: impl FnMut(&mut Entry, &Nodes) -> bool) -> SlotSet {

@@ -212,6 +212,11 @@ impl Tenure {
         self.claims.lock().unclaimed()
     }
 
+    #[cfg(test)]
+    pub(crate) fn sketch(&self, slot: Slot, now: Moment) -> String {
+        format!("{}{}", self.byte(slot).load(Ordering::Acquire), self.claims.lock().sketch(slot, now))
+    }
+
     pub(crate) fn elsewhere(&self, slot: Slot) -> Option<Arc<str>> {
         self.claims.lock().elsewhere(slot)
     }

@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::rules::{Rule, keeps};
+
 /// The most flights of one key that work at the same time (rules G2 and I1): one that is open, and one that was sealed
 /// or detached before it.
 pub const UNDER_WAY_MAX: usize = 2;
@@ -65,6 +67,11 @@ impl<F: Clone, W> KeyState<F, W> {
     /// Whether somebody writes the key, or waits for that.
     pub(super) fn is_guarded(&self) -> bool {
         self.writers.is_some()
+    }
+
+    /// Whether the key is guarded against loads, copies and installations (rule P2).
+    pub(super) fn holds_up(&self) -> bool {
+        self.is_guarded() && keeps(Rule::P2)
     }
 
     /// A writer comes: what is under way is detached. Whether it has its turn at once; else it is told when it does. `None`: there
@@ -131,13 +138,14 @@ impl<F: Clone, W> KeyState<F, W> {
 
     /// Whether another flight may be under way.
     pub(super) fn has_room(&self) -> bool {
-        !self.is_guarded() && self.under_way() < UNDER_WAY_MAX
+        !self.holds_up() && self.under_way() < UNDER_WAY_MAX
     }
 
     /// Nobody joins this flight any more. Says until when it is waited for; `None`: not at all.
     pub(super) fn seal(&mut self, id: FlightId) -> Option<Instant> {
         let entry = self.entry(id)?;
-        entry.open = false;
+        // Rule G2.
+        entry.open &= !keeps(Rule::G2);
         (entry.waiters > 0).then_some(entry.deadline)
     }
 
@@ -178,12 +186,31 @@ impl<F: Clone, W> KeyState<F, W> {
     }
 
     pub(super) fn is_attached(&self, id: FlightId) -> bool {
-        self.entries.iter().any(|entry| entry.id == id && entry.attached)
+        // Rule G6.
+        self.entries.iter().any(|entry| entry.id == id && (entry.attached || !keeps(Rule::G6)))
     }
 
     /// The latest deadline of those who ever joined.
     pub(super) fn deadline(&self, id: FlightId) -> Option<Instant> {
         self.entries.iter().find(|entry| entry.id == id).map(|entry| entry.deadline)
+    }
+
+    /// Tells states apart that may go on differently.
+    #[cfg(test)]
+    pub(super) fn sketch(&self) -> String {
+        let flight = |entry: &Entry<F>| {
+            let Entry { open, attached, under_way, waiters, .. } = entry;
+            format!("{}{}{}{waiters}", u8::from(*open), u8::from(*attached), u8::from(*under_way))
+        };
+        let flights: Vec<String> = self.entries.iter().map(flight).collect();
+        let writers = self.writers.iter().flat_map(|writers| writers.iter().map(|writer| writer.is_outside));
+        format!("{flights:?}{:?}", writers.collect::<Vec<_>>())
+    }
+
+    /// How many flights may be installed that work already.
+    #[cfg(test)]
+    pub(super) fn attached_under_way(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.attached && entry.under_way).count()
     }
 
     fn under_way(&self) -> usize {

@@ -268,7 +268,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     pub fn unless_guarded<R>(&self, key: &Key, work: impl FnOnce() -> R) -> Option<R> {
         let hash = self.0.hash(key);
         let keys = self.0.shard(hash).lock();
-        let is_guarded = keys.find(hash, |row| row.key == *key).is_some_and(|row| row.state.is_guarded());
+        let is_guarded = keys.find(hash, |row| row.key == *key).is_some_and(|row| row.state.holds_up());
         (!is_guarded).then(work)
     }
 
@@ -276,6 +276,15 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     pub fn hold<R>(&self, key: &Key, work: impl FnOnce() -> R) -> R {
         let _keys = self.0.shard(self.0.hash(key)).lock();
         work()
+    }
+
+    /// Tells states of a key apart that may go on differently, and how many flights of it work that may be installed.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self, key: &Key) -> (String, usize) {
+        let hash = self.0.hash(key);
+        let keys = self.0.shard(hash).lock();
+        let state = keys.find(hash, |row| row.key == *key).map(|row| &row.state);
+        state.map_or_else(Default::default, |state| (state.sketch(), state.attached_under_way()))
     }
 
     /// The keys of those that `chosen` picks whose writers do what [can't be undone](Writer::goes_out).

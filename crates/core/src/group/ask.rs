@@ -11,6 +11,7 @@ use crate::{
     link::Peer,
     peer::{AskedAs, Asker, Leave, PeerAnswer, PeerError, PeerGet, PeerMeta, waiting},
     placement::Slot,
+    rules::{Rule, keeps},
     stats::Source,
     store::{Inserted, Meta, Tier},
     view::Place,
@@ -223,6 +224,8 @@ impl Asker for FirstAsk {
     fn answered(&mut self, answer: Asked) {
         let Self { group, slot, sent, leader, .. } = self;
         let Some(leader) = leader.take() else { return };
+        // Rule L1.
+        let counts_from = if keeps(Rule::L1) { *sent } else { group.now() };
         let asked = match answer {
             Ok(PeerAnswer::Found { value, meta, lease }) => {
                 let fetched = group.found(value, meta);
@@ -230,7 +233,7 @@ impl Asker for FirstAsk {
                 return leader.land(|attached| {
                     let lease = lease.filter(|_| attached);
                     Landing::Fetched(match lease {
-                        Some(lease) => group.keep_copy(&key, *slot, *sent + lease, fetched),
+                        Some(lease) => group.keep_copy(&key, *slot, counts_from + lease, fetched),
                         None => fetched,
                     })
                 });

@@ -17,6 +17,7 @@ use crate::{
     flight::Writer,
     peer::{Condition, PeerWrite, WriteOp},
     placement::Slot,
+    rules::{Rule, keeps},
     stats::WriteResult,
     store::{Hit, Judged, Meta, Tier},
 };
@@ -147,6 +148,9 @@ impl Group {
 
     /// Whether others may hold copies of a key.
     fn is_lent(&self, key: &Key, slot: Slot) -> bool {
+        if !keeps(Rule::P4) {
+            return false;
+        }
         let now = self.now();
         self.0.leases.of(key, now).is_some() || now < self.0.node.tenure().lent_until(slot)
     }
@@ -213,7 +217,7 @@ impl Group {
             }
             has_slot
         });
-        if !has_slot {
+        if !has_slot && keeps(Rule::W3) {
             self.tell_present_owner(write).await?;
         } else if let Outside::Done = outside {
             self.proven_write(key, slot)?;
@@ -331,6 +335,9 @@ impl Group {
     /// that takes as long as the longest lease.
     async fn settle_leases(&self, key: &Key, slot: Slot, deadline: Option<Instant>) -> Result<(), Error> {
         let Self(inner) = self;
+        if !keeps(Rule::P4) {
+            return Ok(());
+        }
         let deadline = deadline.unwrap_or_else(|| Instant::now() + super::HOT_LEASE_MAX);
         // Those who lent before this node had the slot did not say to whom.
         self.wait_for(inner.node.tenure().lent_until(slot), deadline).await?;
@@ -370,8 +377,13 @@ impl Group {
     /// that costs a question.
     pub(crate) fn revoked(&self, key: &Key) {
         let Self(inner) = self;
-        // Whatever question is under way may bring what was lent.
-        inner.asks.overtake(key, || inner.store.remove_if(key.as_bytes(), |hit| hit.meta().tier == Tier::Hot));
+        let drop_copy = || inner.store.remove_if(key.as_bytes(), |hit| hit.meta().tier == Tier::Hot);
+        if keeps(Rule::P5) {
+            // Whatever question is under way may bring what was lent.
+            inner.asks.overtake(key, drop_copy);
+        } else {
+            drop_copy();
+        }
     }
 
     /// Replaces or drops what this node's store has, if the condition is met. Called under the key's lock in the flight table, under which

@@ -247,6 +247,11 @@ impl Group {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_buried(&self, key: &Key) -> bool {
+        self.0.tombstones.0.lock().contains_key(key)
+    }
+
     /// No slot takes anything any more from who had it before.
     pub(crate) fn forget_tombstones(&self) {
         self.0.tombstones.0.lock().clear();

@@ -79,6 +79,12 @@ impl Group {
         });
     }
 
+    /// Whether a key is guarded for its former owner.
+    #[cfg(test)]
+    pub(super) fn inherits(&self, key: &Key) -> bool {
+        self.0.inherited.0.lock().get(key).is_some_and(|tell| !tell.is_closed())
+    }
+
     /// The former owner of a key has ended its write of it.
     pub(super) fn lower_inherited(&self, key: &Key) {
         if let Some(tell) = self.0.inherited.0.lock().remove(key) {

@@ -11,6 +11,9 @@ mod ask;
 mod carry_out;
 mod config;
 mod demand;
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::expect_used, reason = "a test that can't go on fails")]
+mod explore;
 mod handoff;
 mod inherited;
 mod leases;

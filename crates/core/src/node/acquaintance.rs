@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Node;
-use crate::{Member, Moment, View, link::Peer, membership::MEMBERS_MAX};
+use crate::{
+    Member, Moment, View,
+    link::Peer,
+    membership::MEMBERS_MAX,
+    rules::{Rule, keeps},
+};
 
 /// For how long who left can still be claimed from: longer than it takes any node to find out that it was sent away, and as long as
 /// a lease can be.
@@ -28,7 +33,7 @@ impl Node {
 
     /// Until when others may hold copies, kept for `lease` at most, that an earlier run of this node lent (rule C4).
     pub(crate) fn lent_before_until(&self, lease: Duration) -> Moment {
-        if self.0.began == Moment::NEVER { Moment::default() } else { self.0.began + lease }
+        if self.0.began == Moment::NEVER || !keeps(Rule::C4) { Moment::default() } else { self.0.began + lease }
     }
 
     /// Whether marks can be told to all members.
