@@ -250,7 +250,7 @@ fn wrong_usage_asks_nobody() {
         &["demo", "--nodes", "0"],
         &["demo", "--duration", "soon"],
         &["serve", "--set", "node.workers"],
-        &["serve", "--origin", "redis://x/{key}"],
+        &["serve", "--origin", "gopher://x/{key}"],
         &["check"],
         &["bench"],
         &["bench", "--group", "Users"],

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 /// Where there is memory to write to. A registry syncs all it does to disk, and on a machine whose disks are busy that takes
@@ -70,6 +70,7 @@ pub trait Server: Send + 'static {
     /// Has it do nothing until it is [continued](Self::resume).
     fn pause(&self) {
         self.process().signal(Signal::STOP);
+        self.process().has_stopped();
     }
 
     /// Has it go on.
@@ -115,9 +116,17 @@ impl Process {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("a child can be signalled");
+    }
+
+    /// Waits until all of its threads stand still: a signal takes them one by one.
+    fn has_stopped(&self) {
+        waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("a child can be waited for");
+    }
+
+    fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("it runs");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a process has a number");
-        kill_process(pid, signal).expect("a child can be signalled");
+        Pid::from_raw(child.id().cast_signed()).expect("a process has a number")
     }
 
     fn log(&self) -> std::path::PathBuf {

@@ -446,7 +446,7 @@ async fn a_server_that_is_away_is_a_failure_and_is_found_once_it_is_there() {
         let error = load(&origin, "k").await.unwrap_err().to_string();
         assert!(error.contains("can't be reached"), "{error}");
         let answer = origin.update(put(&key("k"), "v", 1)).await;
-        assert!(matches!(answer, Err(UpdateError::Refused(_))), "{answer:?}");
+        assert!(matches!(answer, Err(UpdateError::Unreached(_))), "{answer:?}");
 
         server.restart();
         assert_eq!(load(&origin, "k").await.unwrap(), Loaded::value("k"));

@@ -37,6 +37,10 @@ const LONG: Duration = Duration::from_secs(6);
 /// How soon a write is tried again that was refused for want of a proof.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a registry that was away may take to tell of what is registered. An agent of Consul that failed to tell its servers, as
+/// when they have no leader yet, tells them again after 15 s and up to 15 s of chance.
+const RETOLD_TIME_MAX: Duration = Duration::from_secs(45);
+
 /// A registry that nodes can be told of.
 trait Registry: Server + Sized {
     /// What is asked for by its name.
@@ -116,7 +120,7 @@ async fn is_told_of(registry: &impl Registry, names: &str) {
     let observer = registry.observe();
     let mut list = observer.members();
     let listed = list.wait_for(|list| list.iter().flat_map(|it| it.name.chars()).eq(names.chars()));
-    within(PATIENCE, "the entries", listed).await.unwrap();
+    within(RETOLD_TIME_MAX, "the entries", listed).await.unwrap();
 }
 
 /// How often each key was loaded that was not loaded once.
