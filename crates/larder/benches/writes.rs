@@ -63,12 +63,14 @@ const FLASH_STEPS: usize = 8;
 /// Times the mean of the nodes.
 const FLASH_BAR: f64 = 1.5;
 
+/// What is measured, and its name.
+type Part = (&'static str, fn(&Runtime));
+
 fn main() {
     let asked: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let parts: [(&str, fn(&Runtime)); 5] =
-        [("put", put), ("hot", hot), ("flash", flash), ("reads", reads), ("tag", tag)];
+    let parts: [Part; 5] = [("put", put), ("hot", hot), ("flash", flash), ("reads", reads), ("tag", tag)];
     for (name, part) in parts {
         if is_asked(name) {
             part(&runtime);
@@ -96,7 +98,7 @@ impl Op {
 fn put(runtime: &Runtime) {
     let (_cluster, asker, keys) = runtime.block_on(async {
         let cluster = Cluster::start(3).await;
-        let groups = cluster.plain_groups(GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
+        let groups = cluster.plain_groups(&GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
         let keys: Arc<[String]> = cluster.keys_of(1).take(KEYS).collect();
         for key in &*keys {
             groups[0].put(key, value()).await.unwrap();
@@ -160,7 +162,7 @@ async fn rate_of_many(op: Op, asker: &Group, keys: &Arc<[String]>) -> f64 {
 fn hot(runtime: &Runtime) {
     runtime.block_on(async {
         let cluster = Cluster::start(3).await;
-        let groups = cluster.plain_groups(GroupConfig::default());
+        let groups = cluster.plain_groups(&GroupConfig::default());
         let keys: Vec<String> = cluster.keys_of(1).take(1 + HOT_PUTS).collect();
         let (hot, cold) = keys.split_first().unwrap();
         for key in &keys {
@@ -265,7 +267,7 @@ fn tag(runtime: &Runtime) {
     runtime.block_on(async {
         let cluster = Cluster::start(3).await;
         let groups =
-            cluster.plain_groups(GroupConfig { capacity_bytes: ByteSize::gib(1).as_u64(), ..GroupConfig::default() });
+            cluster.plain_groups(&GroupConfig { capacity_bytes: ByteSize::gib(1).as_u64(), ..GroupConfig::default() });
         let mut keys = vec![Vec::new(); groups.len()];
         for key in (0..TAGGED).map(|index| key(index as u64)) {
             keys[cluster.owner_of(&key)].push(key);
@@ -368,7 +370,7 @@ struct Flash {
 
 async fn flash_round(hot_lease: Duration) -> Flash {
     let cluster = Cluster::start(5).await;
-    let groups = cluster.loaded_groups(GroupConfig { hot_lease, ..GroupConfig::default() });
+    let groups = cluster.loaded_groups(&GroupConfig { hot_lease, ..GroupConfig::default() });
     let owner = cluster.owner_of(&key(0));
     // Gets that each node answered itself. The others are among the requests to the nodes that it asked.
     let answered: Vec<Arc<AtomicU64>> = groups.iter().map(|_| Arc::default()).collect();
@@ -420,7 +422,7 @@ async fn flash_round(hot_lease: Duration) -> Flash {
 fn reads(runtime: &Runtime) {
     let (_cluster, owner, asker, keys) = runtime.block_on(async {
         let cluster = Cluster::start(3).await;
-        let groups = cluster.loaded_groups(GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
+        let groups = cluster.loaded_groups(&GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
         let keys: Arc<[String]> = cluster.keys_of(1).take(KEYS).collect();
         for key in &*keys {
             groups[0].get(key).await.unwrap();
@@ -481,11 +483,11 @@ impl Cluster {
         Self { nodes, _servers: servers }
     }
 
-    fn plain_groups(&self, config: GroupConfig) -> Vec<Group> {
+    fn plain_groups(&self, config: &GroupConfig) -> Vec<Group> {
         self.nodes.iter().map(|node| node.plain_group(GROUP).config(config.clone()).open().unwrap()).collect()
     }
 
-    fn loaded_groups(&self, config: GroupConfig) -> Vec<Group> {
+    fn loaded_groups(&self, config: &GroupConfig) -> Vec<Group> {
         let loader = || loader_fn(|_| async { Ok::<_, Infallible>(Some(value())) });
         self.nodes.iter().map(|node| node.group(GROUP, loader()).config(config.clone()).open().unwrap()).collect()
     }
