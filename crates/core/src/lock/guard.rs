@@ -347,4 +347,5 @@ impl Held {
 }
 
 #[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
