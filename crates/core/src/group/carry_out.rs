@@ -338,7 +338,7 @@ impl Group {
         if !keeps(Rule::P4) {
             return Ok(());
         }
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + super::HOT_LEASE_MAX);
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + super::HOT_LEASE_MAX + LATE);
         // Those who lent before this node had the slot did not say to whom.
         self.wait_for(inner.node.tenure().lent_until(slot), deadline).await?;
         let Some(Lease { holders, ends, departures, .. }) = inner.leases.of(key, self.now()) else { return Ok(()) };
