@@ -176,6 +176,7 @@ pub async fn assemble_around(
     membership.announce(MemberState::Joining).await.map_err(wrong)?;
     builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
     let node = builder.start().await.map_err(wrong)?;
+    node.core().limit_handoffs(config.node.handoff);
 
     let mut max_ages = HashMap::new();
     for (name, group) in &config.groups {

@@ -106,6 +106,7 @@ impl Running {
         if let Some(list) = &self.list {
             list.set(static_members(&config)).map_err(|error| Failure::failed(error.to_string()))?;
         }
+        self.api.limit_handoffs(config.node.handoff);
         for (name, group) in &config.groups {
             let taken = self.api.set_group(name, group.settings(), group.downstream_max_age);
             taken.map_err(|error| Failure::failed(format!("groups.{name}: {error}")))?;

@@ -2,7 +2,11 @@
 //!
 //! What a step means is `state.rs`; here are time and messages.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     task::JoinSet,
@@ -335,6 +339,17 @@ impl Node {
     pub fn is_settled(&self) -> bool {
         let view = self.view();
         !self.tenure().claims_any_from(|from| view.members().position(from).is_some())
+    }
+
+    /// Bounds the bytes of keys and values that this node pushes to who claims slots from it (rule H1), each time that somebody does;
+    /// 1 GiB unless it is told. With 0 nothing is pushed, nor does this node ask who had its slots before for what it misses: slots
+    /// begin empty, and in groups without an origin what was in them is lost.
+    pub fn limit_handoffs(&self, bytes: usize) {
+        self.tenure().handoff_len_max.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handoff_len_max(&self) -> usize {
+        self.tenure().handoff_len_max.load(Ordering::Relaxed)
     }
 
     /// Waits until all slots of this node were claimed by others, and their entries handed over, or there is nobody who

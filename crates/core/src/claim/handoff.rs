@@ -12,8 +12,9 @@ use crate::{
     store::Hottest,
 };
 
-/// The most bytes of keys and values that one handoff pushes. What comes after is asked for as it is needed.
-const HANDOFF_LEN_MAX: usize = 1 << 30;
+/// The most bytes of keys and values that one handoff pushes, unless [`Node::limit_handoffs`] says otherwise: what a gigabit link
+/// carries in ten seconds. What comes after is asked for as it is needed.
+pub(crate) const HANDOFF_LEN_MAX: usize = 1 << 30;
 
 /// How long a push may take: who takes it has only to store it.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,13 +56,14 @@ pub(crate) async fn push(node: Node, handoffs: Vec<Handoff>) {
             parcel_of[usize::from(slot.number())] = index;
         }
     }
+    let len_max = node.handoff_len_max();
     let parcel = |handoff| Parcel {
         handoff,
         entries: Vec::new(),
         len: 0,
         since: Moment::default(),
-        len_left: HANDOFF_LEN_MAX,
-        is_closed: false,
+        len_left: len_max,
+        is_closed: len_max == 0,
     };
     let mut parcels: Vec<Parcel> = handoffs.into_iter().map(parcel).collect();
     for group in node.groups() {

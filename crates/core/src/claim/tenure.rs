@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    handoff::{CONFIRM_WAIT, Handoff},
+    handoff::{CONFIRM_WAIT, HANDOFF_LEN_MAX, Handoff},
     message::{ClaimAnswer, SlotsClaim},
     table::{Answered, Claimed, Claims, Phase},
 };
@@ -42,6 +42,8 @@ pub(crate) struct Tenure {
     /// There is something new to do for whoever sends claims and entries.
     pub(crate) work: Notify,
     handoffs: Mutex<Handoffs>,
+    /// The most bytes of keys and values that one handoff pushes.
+    pub(crate) handoff_len_max: AtomicUsize,
     /// Who did not answer the last claim.
     unheard: Mutex<HashMap<Arc<str>, Unheard>>,
 }
@@ -73,6 +75,7 @@ impl Tenure {
             has_lent: AtomicBool::new(false),
             work: Notify::new(),
             handoffs: Mutex::default(),
+            handoff_len_max: AtomicUsize::new(HANDOFF_LEN_MAX),
             unheard: Mutex::default(),
         }
     }

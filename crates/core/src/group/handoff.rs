@@ -166,7 +166,7 @@ impl Group {
         let Inner { node, tombstones, .. } = &*self.0;
         let told = self.now();
         let Some((before, term)) = node.tenure().before(slot, told) else { return Peeked::Closed };
-        if !self.takes_over(slot) {
+        if !self.takes_over(slot) || node.handoff_len_max() == 0 {
             return Peeked::Closed;
         }
         if tombstones.has(key, term) {

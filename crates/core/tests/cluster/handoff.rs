@@ -81,6 +81,20 @@ async fn a_joiner_takes_over_what_there_is_and_the_origin_hears_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_no_handoff_slots_begin_empty() {
+    let cluster = cluster(3, true, &GroupConfig::default()).await;
+    cluster.nodes.iter().for_each(|node| node.limit_handoffs(0));
+    get_all(&cluster, &[0, 1, 2]).await;
+    for node in &cluster.nodes {
+        node.change_view(states(&cluster, &[])).unwrap();
+    }
+    settle(&cluster).await;
+    get_all(&cluster, &[0, 1, 2, 3]).await;
+    let moved = keys().iter().filter(|key| cluster.owner(key) == 3).count();
+    assert_eq!(cluster.origin.requests(), KEYS + moved, "what moved is loaded again, and nothing else is");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_others_hear_first_costs_the_origin_nothing_either() {
     let cluster = cluster(3, true, &GroupConfig::default()).await;
     get_all(&cluster, &[0, 1, 2]).await;

@@ -100,6 +100,8 @@ section! {
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.
         zone: String = shapes::LABEL, Default("");
+        /// The most bytes of keys and values that this node hands over, hottest first, each time that others take slots over from it. With 0B nothing is handed over or asked for: slots begin empty, and in groups without an origin what was in them is lost.
+        handoff: usize = Size { min: 0_usize, max: 1 << 44 }, Default("1GiB"), live;
         /// How long a node that was told to stop may take to finish what runs.
         drain_timeout: Duration = up_to(HOUR), Default("10s");
         /// How many threads do the work; 0 is one for each core.

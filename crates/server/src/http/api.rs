@@ -111,6 +111,11 @@ impl Api {
         Admin { api: self.0.clone(), operations: Arc::new(operations) }
     }
 
+    /// Bounds what the node hands over at a time, as [`Node::limit_handoffs`] has it.
+    pub fn limit_handoffs(&self, bytes: usize) {
+        self.0.node.limit_handoffs(bytes);
+    }
+
     /// Changes the settings of a group, and its `Cache-Control: max-age` for clients; one that isn't served has none.
     ///
     /// # Errors

@@ -75,7 +75,7 @@ impl<'a> Cluster<'a> {
     /// The path at which a node has a key.
     pub(crate) fn path(&self) -> fn(&str) -> String {
         match self.kind {
-            Kind::Larder => |key| client::key_path(key),
+            Kind::Larder { .. } => |key| client::key_path(key),
             Kind::Groupcache => |key| format!("/get?key={key}"),
         }
     }
@@ -116,7 +116,7 @@ impl<'a> Cluster<'a> {
     pub(crate) fn owners(&self, keys: &[String]) -> Vec<String> {
         let each = |of: fn(&Node) -> &str| self.nodes.iter().map(of).collect::<Vec<_>>();
         match self.kind {
-            Kind::Larder => owners(keys, &each(|node| &node.name)),
+            Kind::Larder { .. } => owners(keys, &each(|node| &node.name)),
             Kind::Groupcache => {
                 let urls = each(|node| &node.address);
                 let ring = GroupcacheRing::new(&urls);
@@ -135,7 +135,7 @@ impl<'a> Cluster<'a> {
 
     fn let_go(&mut self, mut node: Node, traffic: &Traffic) -> Outcome<()> {
         match self.kind {
-            Kind::Larder => {
+            Kind::Larder { .. } => {
                 node.process.terminate()?;
                 traffic.close(node.door);
                 self.agree()
@@ -152,7 +152,7 @@ impl<'a> Cluster<'a> {
 
     fn start_node(&self, name: &str, listen: &str) -> Outcome<Node> {
         match self.kind {
-            Kind::Larder => self.start_daemon(name, listen),
+            Kind::Larder { warms } => self.start_daemon(name, listen, warms),
             Kind::Groupcache => {
                 let mut command = Command::new(go::build(GO_NODE)?);
                 let mut process = Process::start(command.args(["-origin", &self.origin, "-listen", listen]))?;
@@ -163,7 +163,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn start_daemon(&self, name: &str, listen: &str) -> Outcome<Node> {
+    fn start_daemon(&self, name: &str, listen: &str, warms: bool) -> Outcome<Node> {
         let any = "127.0.0.1:0";
         let mut command = Command::new(self.larder);
         command.args(["serve", "--listen", listen, "--peer", any, "--admin", any]).env("LARDER_LOG", "error");
@@ -172,6 +172,7 @@ impl<'a> Cluster<'a> {
             ("node.name", name),
             ("cluster.discovery", "gossip"),
             ("cluster.gossip", any),
+            ("node.handoff", if warms { "1GiB" } else { "0B" }),
             (&format!("groups.{GROUP}.origin.kind"), "http"),
             (&format!("groups.{GROUP}.origin.url"), &url),
         ] {
@@ -201,7 +202,7 @@ impl<'a> Cluster<'a> {
     /// Has all nodes know just these: daemons find out, and Go nodes are told.
     fn agree(&mut self) -> Outcome<()> {
         match self.kind {
-            Kind::Larder => {
+            Kind::Larder { .. } => {
                 let watch = Stopwatch::start();
                 while !self.is_agreed() {
                     if watch.elapsed() > AGREE_TIME_MAX {

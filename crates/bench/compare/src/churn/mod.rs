@@ -85,13 +85,20 @@ impl fmt::Display for Event {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Larder,
+    Larder {
+        /// Whether who gains slots gets what was in them.
+        warms: bool,
+    },
     Groupcache,
 }
 
-const SYSTEMS: [(&str, Kind); 2] = [("larder", Kind::Larder), ("golang/groupcache", Kind::Groupcache)];
+const SYSTEMS: [(&str, Kind); 3] = [
+    ("larder", Kind::Larder { warms: true }),
+    ("larder without warming", Kind::Larder { warms: false }),
+    ("golang/groupcache", Kind::Groupcache),
+];
 
-pub(crate) const NAMES: [&str; SYSTEMS.len()] = [SYSTEMS[0].0, SYSTEMS[1].0];
+pub(crate) const NAMES: [&str; SYSTEMS.len()] = [SYSTEMS[0].0, SYSTEMS[1].0, SYSTEMS[2].0];
 
 #[derive(Serialize)]
 pub(crate) struct Row {
