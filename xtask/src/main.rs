@@ -45,6 +45,7 @@ cargo xtask COMMAND
   sanitize the tests of unsafe code under the address sanitizer
   torture  [--seconds N] [--seed S]: what clients of a cluster see while its nodes and links fail, for longer than `test` has
            time for
+  outages  [--seconds N]: etcd and Consul away for a minute, where `test` has them away for seconds
   explore  every state that three nodes can bring a slot into, and every one that small scopes of writes reach
   help     this text
 ";
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ["fuzz", "peer", arguments @ ..] => Steps::new().step("fuzz", || fuzz::peer(arguments)).sum_up(),
         ["sanitize"] => Steps::new().step("sanitize", sanitize::sanitize).sum_up(),
         ["torture", arguments @ ..] => Steps::new().step("torture", || torture::torture(arguments)).sum_up(),
+        ["outages", arguments @ ..] => Steps::new().step("outages", || torture::outages(arguments)).sum_up(),
         ["explore"] => Steps::new().step("explore", explore).sum_up(),
         ["readme"] => Steps::new().step("README", check_readme).sum_up(),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,4 +1,4 @@
-//! `torture`: the tests that hold what clients of a cluster see against its promises, for longer than `test` runs them.
+//! `torture` and `outages`: tests of whole clusters that need more time than `test` has for them.
 
 use crate::{
     Outcome,
@@ -6,22 +6,36 @@ use crate::{
     fuzz::seconds_and_seed,
 };
 
-/// How long it runs unless told otherwise, in seconds.
+/// How long torture runs unless told otherwise, in seconds.
 const SECONDS: u64 = 240;
 
-/// How many tests share the time: nothing happens, nodes stand still, nodes come and go, links break.
-const TESTS: u64 = 4;
+/// How many tests share the time: nothing happens, nodes stand still, nodes come and go, links break; and all kinds of faults with
+/// strong groups, by etcd and by Consul.
+const TESTS: u64 = 6;
 
-/// `[--seconds N] [--seed S]`.
+/// How long a registry is away unless told otherwise, in seconds.
+const OUTAGE_SECONDS: u64 = 60;
+
+const TEST: [&str; 6] = ["test", "--package", "larder-server", "--locked", "--test", "daemon"];
+
+/// What clients see, held against the promises: `[--seconds N] [--seed S]`.
 pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     let (seconds, seed) = seconds_and_seed(arguments)?;
-    let tests = ["test", "--package", "larder-server", "--locked", "--test", "daemon", "history::torture", "--"];
-    let mut command = cargo(tests);
+    let mut command = cargo(TEST);
     // One after the other, each with the machine for itself.
-    command.args(["--nocapture", "--test-threads=1"]);
+    command.args(["history::", "--", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_TORTURE_SECONDS", seconds.unwrap_or(SECONDS).div_ceil(TESTS).to_string());
     if let Some(seed) = seed {
         command.env("LARDER_TORTURE_SEED", seed.to_string());
     }
+    run(&mut command)
+}
+
+/// Registries that are away, for longer than `test` has them: `[--seconds N]`.
+pub(crate) fn outages(arguments: &[&str]) -> Outcome {
+    let (seconds, _) = seconds_and_seed(arguments)?;
+    let mut command = cargo(TEST);
+    command.args(["registries::", "--", "--nocapture", "--test-threads=1"]);
+    command.env("LARDER_OUTAGE_SECONDS", seconds.unwrap_or(OUTAGE_SECONDS).to_string());
     run(&mut command)
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, future::BoxFuture};
+use futures_util::{FutureExt, Stream, future::BoxFuture};
 use larder_core::{
     Error, ErrorKind, Key, PeerService, Standing, Version,
     claim::{SlotCall, SlotRequest},
@@ -377,9 +377,14 @@ impl Exchange {
         if !self.has_room_for_task(id) {
             return;
         }
-        let service = self.service.clone();
+        let (service, deadline) = (self.service.clone(), write.deadline);
+        let mut writing = Box::pin(async move { service.write(write).await });
+        // Most writes wait for nothing, and are spared a task and a timer.
+        if let Some(written) = writing.as_mut().now_or_never() {
+            return self.done(Done { id, came_to: Some(CameTo::Written(written)) });
+        }
         self.tasks.spawn(async move {
-            let outcome = timeout_at(write.deadline + limits::DEADLINE_GRACE, service.write(write)).await;
+            let outcome = timeout_at(deadline + limits::DEADLINE_GRACE, writing).await;
             Done { id, came_to: outcome.ok().map(CameTo::Written) }
         });
     }

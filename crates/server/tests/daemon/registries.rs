@@ -26,13 +26,14 @@ use crate::{
 };
 
 /// Short, and still longer than a busy machine stands still.
-const LEASE_TTL: Duration = Duration::from_secs(2);
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
 
 /// How soon after a crash everybody has to know of it, with a second for a busy machine.
 const CRASH_TIME_MAX: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 1 + 1);
 
-/// More than any time limit of a node that has to do with its registry: leases, proofs, requests and waits between tries.
-const LONG: Duration = Duration::from_secs(6);
+/// How long a registry is away, unless `LARDER_OUTAGE_SECONDS` says otherwise. More than any time limit of a node that has to do with
+/// it: leases, proofs, requests and waits between tries.
+const OUTAGE: Duration = Duration::from_secs(6);
 
 /// How soon a write is tried again that was refused for want of a proof.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -41,8 +42,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// when they have no leader yet, tells them again after 15 s and up to 15 s of chance.
 const RETOLD_TIME_MAX: Duration = Duration::from_secs(45);
 
+fn outage() -> Duration {
+    let seconds = std::env::var("LARDER_OUTAGE_SECONDS");
+    seconds.map_or(OUTAGE, |seconds| Duration::from_secs(seconds.parse().expect("a number")))
+}
+
 /// A registry that nodes can be told of.
-trait Registry: Server + Sized {
+pub(crate) trait Registry: Server + Sized {
     /// What is asked for by its name.
     const PROGRAM: &str;
 
@@ -92,7 +98,7 @@ fn by_etcd(urls: &[String]) -> String {
 }
 
 /// A node in the cluster that these keys of the configuration describe, with these groups.
-async fn start(name: &str, cluster: &str, groups: &str) -> Daemon {
+pub(crate) async fn start(name: &str, cluster: &str, groups: &str) -> Daemon {
     let config = format!(
         "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{groups}",
@@ -255,11 +261,11 @@ async fn while_it_is_away_or_stands_still_gets_go_on(mut registry: impl Registry
     let changes = view_changes(&nodes).await;
     let load = Load::start(&nodes, keys());
     registry.stop();
-    sleep(LONG).await;
+    sleep(outage()).await;
     registry.restart();
     is_told_of(&registry, "abc").await;
     registry.pause();
-    sleep(LONG).await;
+    sleep(outage()).await;
     registry.resume();
     is_told_of(&registry, "abc").await;
     cost_nothing(&nodes, changes, &origin, &load.end().await).await;
@@ -273,7 +279,7 @@ async fn who_crashes_while_it_is_away_is_answered_for_and_out_when_it_is_back(mu
     registry.kill();
     let load = Load::start(&[&a, &b], keys());
     c.kill();
-    sleep(LONG).await;
+    sleep(outage()).await;
     let mut dead = HashSet::new();
     for key in keys() {
         if owner(&a, &key).await == "c" {
@@ -309,7 +315,7 @@ async fn by_etcd_a_killed_leader_and_a_compacted_history_cost_nothing() {
     let load = Load::start(&nodes, keys());
     let leader = servers.iter().position(EtcdServer::is_leader).unwrap();
     servers[leader].kill();
-    sleep(LONG).await;
+    sleep(outage()).await;
     let other = &servers[(leader + 1) % servers.len()];
     let put = other.ctl(&["put", "elsewhere", "1", "-w", "json"]);
     let revision = serde_json::from_str::<serde_json::Value>(&put).unwrap()["header"]["revision"].to_string();

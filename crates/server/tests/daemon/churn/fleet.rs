@@ -1,14 +1,17 @@
-//! Daemons that find each other by gossip, and come and go.
+//! Daemons that find each other, and come and go.
 
 use std::net::SocketAddr;
 
 use crate::{
     gossip::{agree, join_with},
     process::Daemon,
+    registries,
 };
 
 /// Nodes of one cluster, in the order of their names.
 pub(crate) struct Fleet {
+    /// The keys of the configuration that name a registry. `None`: they find each other by gossip.
+    registry: Option<String>,
     groups: String,
     nodes: Vec<(String, Daemon)>,
 }
@@ -16,7 +19,16 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Nodes of these names, which agree on each other.
     pub(crate) async fn start(names: &[&str], groups: &str) -> Self {
-        let mut fleet = Self { groups: groups.to_owned(), nodes: Vec::new() };
+        Self::start_in(None, names, groups).await
+    }
+
+    /// The same, where these keys of the configuration name a registry.
+    pub(crate) async fn registered(registry: String, names: &[&str], groups: &str) -> Self {
+        Self::start_in(Some(registry), names, groups).await
+    }
+
+    async fn start_in(registry: Option<String>, names: &[&str], groups: &str) -> Self {
+        let mut fleet = Self { registry, groups: groups.to_owned(), nodes: Vec::new() };
         for name in names {
             fleet.nodes.push((name.to_string(), fleet.join(name).await));
         }
@@ -25,6 +37,9 @@ impl Fleet {
     }
 
     async fn join(&self, name: &str) -> Daemon {
+        if let Some(registry) = &self.registry {
+            return registries::start(name, registry, &self.groups).await;
+        }
         let others: Vec<&Daemon> = self.nodes.iter().map(|(_, node)| node).collect();
         join_with(name, &others, &self.groups).await
     }

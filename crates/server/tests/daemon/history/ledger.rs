@@ -1,4 +1,4 @@
-//! [`Ledger`]: an origin that is changed behind Larder's back, and knows what it said last.
+//! [`Ledger`]: an origin that is changed behind Larder's back, or takes writes and fences, and is slow to answer.
 
 use std::{
     collections::HashMap,
@@ -13,17 +13,29 @@ use std::{
 
 use bytes::Bytes;
 use fastrand::Rng;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, time::sleep};
 
-use super::record::Id;
+use super::record::{Id, Version};
 
 /// How long it takes at most from where it looks a key up to where it answers: changes come in between.
 const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// What bodies have before the padding: an id.
+const ID_END: char = ' ';
+
+/// What is known of a key.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// What it has, if it is there.
+    id: Option<Id>,
+    /// Of the last write that came through Larder.
+    version: Version,
+}
 
 /// An HTTP origin of what was written into it.
 pub(crate) struct Ledger {
@@ -32,7 +44,7 @@ pub(crate) struct Ledger {
 }
 
 struct State {
-    entries: Mutex<HashMap<String, Id>>,
+    entries: Mutex<HashMap<String, Entry>>,
     last: AtomicU64,
     chance: Mutex<Rng>,
 }
@@ -56,7 +68,7 @@ impl Ledger {
     pub(crate) fn change(&self, key: &str) -> Id {
         let mut entries = self.state.entries.lock();
         let id = self.state.last.fetch_add(1, Ordering::Relaxed) + 1;
-        entries.insert(key.to_owned(), id);
+        entries.entry(key.to_owned()).or_default().id = Some(id);
         id
     }
 }
@@ -67,19 +79,62 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         let state = state.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let state = state.clone();
-            async move { Ok::<_, Infallible>(answer(request.uri().path(), &state).await) }
+            async move { Ok::<_, Infallible>(answer(request, &state).await) }
         });
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-async fn answer(path: &str, state: &State) -> Response<Full<Bytes>> {
-    let id = state.entries.lock().get(path.trim_start_matches('/')).copied();
-    let late = LATE_MAX.mul_f64(state.chance.lock().f64());
-    sleep(late).await;
-    let mut response = Response::new(Full::from(id.map(|id| id.to_string()).unwrap_or_default()));
-    if id.is_none() {
-        *response.status_mut() = StatusCode::NOT_FOUND;
+/// Does what is asked at once, or just before the answer, by chance.
+async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    let key = request.uri().path().trim_start_matches('/').to_owned();
+    let (method, version) = (request.method().clone(), request.headers().get("larder-version").cloned());
+    // Of one that broke off nothing is done.
+    let Ok(body) = request.into_body().collect().await else { return status(StatusCode::BAD_REQUEST) };
+    let (late, is_done_late) = {
+        let mut chance = state.chance.lock();
+        (LATE_MAX.mul_f64(chance.f64()), chance.bool())
+    };
+    if is_done_late {
+        sleep(late).await;
     }
+    let answer = match version {
+        None => state.get(&key),
+        Some(version) => {
+            let version = Version::from_str_radix(version.to_str().unwrap(), 16).unwrap();
+            let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+            let id = (method == Method::PUT).then(|| body.split(ID_END).next().unwrap().parse().unwrap());
+            state.write(&key, id, version)
+        }
+    };
+    if !is_done_late {
+        sleep(late).await;
+    }
+    answer
+}
+
+impl State {
+    fn get(&self, key: &str) -> Response<Full<Bytes>> {
+        match self.entries.lock().get(key).and_then(|entry| entry.id) {
+            Some(id) => Response::new(Full::from(id.to_string())),
+            None => status(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// Takes nothing that is older than what it has.
+    fn write(&self, key: &str, id: Option<Id>, version: Version) -> Response<Full<Bytes>> {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(key.to_owned()).or_default();
+        if version <= entry.version {
+            return status(StatusCode::CONFLICT);
+        }
+        *entry = Entry { id, version };
+        status(StatusCode::NO_CONTENT)
+    }
+}
+
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
     response
 }

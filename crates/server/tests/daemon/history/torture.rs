@@ -38,10 +38,10 @@ const SECONDS: u64 = 5;
 const HOT_LEASE: Duration = Duration::from_secs(1);
 
 /// How long a node may take to leave.
-const LEAVE_TIME_MAX: Duration = Duration::from_secs(15);
+pub(super) const LEAVE_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// How many requests have to go by between one event and the next, and in a test at least.
-const REQUESTS_BETWEEN: usize = 500;
+pub(super) const REQUESTS_BETWEEN: usize = 500;
 
 /// How long a broken link stays so: longer than a silence that a node is given up for.
 const BROKEN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -53,12 +53,12 @@ fn set(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     set("LARDER_TORTURE_SEED").unwrap_or(1)
 }
 
 /// Until when a test goes on.
-fn end() -> Instant {
+pub(super) fn end() -> Instant {
     Instant::now() + Duration::from_secs(set("LARDER_TORTURE_SECONDS").unwrap_or(SECONDS))
 }
 
@@ -69,7 +69,7 @@ fn groups(ledger: &Ledger) -> String {
     )
 }
 
-fn keys(kind: &str, len: usize) -> Vec<Arc<str>> {
+pub(super) fn keys(kind: &str, len: usize) -> Vec<Arc<str>> {
     (0..len).map(|number| format!("{kind}-{number}").into()).collect()
 }
 
