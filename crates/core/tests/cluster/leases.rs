@@ -167,6 +167,24 @@ async fn a_copy_that_is_on_its_way_when_it_is_revoked_is_not_kept() {
     assert_eq!(text(&cluster.get(1, &key).await.unwrap()), "new");
 }
 
+/// Rule L1: the owner counts from when it answered, so that the holder counts from when it asked.
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_kept_from_when_it_was_asked_for_however_long_it_was_on_its_way() {
+    let cluster = plain().await;
+    let key = key_of(&cluster, 0);
+    put(&cluster, 0, &key, "v").await;
+    heat(&cluster, &key, &[2]).await;
+    cluster.network.hold_answers("n0");
+    let early = cluster.spawn_get(1, &key);
+    quiet().await;
+    sleep(LEASE.mul_f64(0.9)).await;
+    cluster.network.release_answers("n0");
+    early.await.unwrap().unwrap();
+    assert!(is_hot(&cluster.get(1, &key).await.unwrap()), "it is lent");
+    sleep(LEASE.mul_f64(0.2)).await;
+    assert!(!is_hot(&cluster.get(1, &key).await.unwrap()), "the owner may have written the key since");
+}
+
 /// Rule C2: the new owner knows of copies that the old one lent, and waits for them.
 #[tokio::test(start_paused = true)]
 async fn a_new_owner_waits_for_the_leases_of_the_old_one() {

@@ -63,8 +63,11 @@ async fn what_a_new_owner_has_loaded_while_the_old_one_wrote_goes_before_the_wri
     assert_eq!(table.loads(), 0);
     table.let_writes(1);
     write.await.unwrap().unwrap();
+    // Rule W3: it was told, and does not wait for the longest write.
+    let acknowledged = Instant::now();
     everybody_reads(&cluster, &key, "new").await;
     assert_eq!(text(&get.await.unwrap().unwrap()), "new");
+    assert!(acknowledged.elapsed() < HARD_TIMEOUT / 2, "{:?}", acknowledged.elapsed());
 }
 
 /// The write ends when nobody can be told of it any more.
