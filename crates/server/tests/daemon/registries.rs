@@ -61,7 +61,12 @@ pub(crate) trait Registry: Server + Sized {
     fn start() -> Self;
 
     /// The keys of the configuration that name it.
-    fn cluster(&self) -> String;
+    fn cluster(&self) -> String {
+        Self::cluster_at(&self.url())
+    }
+
+    /// The same, where it is reached at this URL.
+    fn cluster_at(url: &str) -> String;
 
     /// Follows it, without an entry.
     fn observe(&self) -> Box<dyn Membership>;
@@ -74,8 +79,8 @@ impl Registry for EtcdServer {
         Self::start()
     }
 
-    fn cluster(&self) -> String {
-        by_etcd(&[self.url()])
+    fn cluster_at(url: &str) -> String {
+        by_etcd(&[url.to_owned()])
     }
 
     fn observe(&self) -> Box<dyn Membership> {
@@ -90,8 +95,8 @@ impl Registry for ConsulServer {
         Self::start()
     }
 
-    fn cluster(&self) -> String {
-        format!("discovery = \"consul\"\nconsul = \"{}\"", self.url())
+    fn cluster_at(url: &str) -> String {
+        format!("discovery = \"consul\"\nconsul = \"{url}\"")
     }
 
     fn observe(&self) -> Box<dyn Membership> {
@@ -109,8 +114,13 @@ pub(crate) async fn start(name: &str, cluster: &str, groups: &str) -> Daemon {
 }
 
 async fn start_leased(name: &str, lease_ttl: Duration, cluster: &str, groups: &str) -> Daemon {
+    start_at("listen = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"", name, lease_ttl, cluster, groups).await
+}
+
+/// The same, with these lines about where the node listens.
+pub(crate) async fn start_at(listeners: &str, name: &str, lease_ttl: Duration, cluster: &str, groups: &str) -> Daemon {
     let config = format!(
-        "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+        "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{listeners}\n\
          [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{groups}",
         lease_ttl.as_secs(),
     );
@@ -191,10 +201,11 @@ macro_rules! by_each_registry {
         }
     };
     ($($test:ident),+ $(,)?) => {
-        by_each_registry!(@ by_etcd EtcdServer $($test)+);
-        by_each_registry!(@ by_consul ConsulServer $($test)+);
+        $crate::registries::by_each_registry!(@ by_etcd EtcdServer $($test)+);
+        $crate::registries::by_each_registry!(@ by_consul ConsulServer $($test)+);
     };
 }
+pub(crate) use by_each_registry;
 
 by_each_registry!(
     who_crashes_is_out_in_time,

@@ -3,15 +3,15 @@
 //! The groups write through to an origin that takes nothing older than what it has: a node that stood still while it wrote may
 //! go on long after others have its keys (see `docs/consistency.md`).
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use fastrand::Rng;
-use larder::{
-    cluster::testing::{ConsulServer, EtcdServer},
-    core::testing::needs::needs,
-};
+use larder::cluster::testing::{ConsulServer, EtcdServer};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 
 use super::{
     clients::{Clients, Crowd, Does},
@@ -23,7 +23,11 @@ use super::{
 use crate::{
     churn::fleet::Fleet,
     client::within,
-    registries::{LEASE_TTL, Registry},
+    gossip::agree,
+    process::Daemon,
+    proxy::{Mode, Proxy},
+    registries::{LEASE_TTL, Registry, by_each_registry, start_at},
+    ways::Ways,
 };
 
 /// How many keys there are. Each is asked for often enough that answers out of order would be seen.
@@ -35,29 +39,20 @@ const KINDS: usize = 5;
 /// Writes that have to be done at least in a test.
 const WRITES_MIN: usize = 100;
 
-#[tokio::test]
-async fn by_etcd_what_clients_see_is_linearizable() {
-    if needs(<EtcdServer as Registry>::PROGRAM) {
-        what_clients_see_is_linearizable(<EtcdServer as Registry>::start()).await;
-    }
-}
+by_each_registry!(what_clients_see_is_linearizable, who_is_cut_off_answers_with_nothing_old);
 
-#[tokio::test]
-async fn by_consul_what_clients_see_is_linearizable() {
-    if needs(<ConsulServer as Registry>::PROGRAM) {
-        what_clients_see_is_linearizable(<ConsulServer as Registry>::start()).await;
-    }
-}
-
-async fn what_clients_see_is_linearizable(mut registry: impl Registry) {
-    let ledger = Arc::new(Ledger::start(seed()).await);
-    let groups = format!(
+fn groups(ledger: &Ledger) -> String {
+    format!(
         "[groups.strong]\nconsistency = \"strong\"\nwrite = \"through\"\n\
          [groups.strong.origin]\nkind = \"http\"\nurl = \"{}\"\n",
         ledger.url()
-    );
-    let mut fleet = Fleet::registered(registry.cluster(), &["a", "b", "c"], &groups).await;
-    let (clients, end, mut chance) = (begin(&fleet), end(), Rng::with_seed(seed()));
+    )
+}
+
+async fn what_clients_see_is_linearizable(mut registry: impl Registry) {
+    let ledger = Ledger::start(seed()).await;
+    let mut fleet = Fleet::registered(registry.cluster(), &["a", "b", "c"], &groups(&ledger)).await;
+    let (clients, end, mut chance) = (begin(fleet.doors()), end(), Rng::with_seed(seed()));
     clients.go_on_for(REQUESTS_BETWEEN).await;
     let mut kinds: Vec<usize> = (0..KINDS).collect();
     chance.shuffle(&mut kinds);
@@ -66,8 +61,8 @@ async fn what_clients_see_is_linearizable(mut registry: impl Registry) {
         match kind {
             0 => {
                 fleet.get(name).signal(Signal::STOP);
-                // The pause itself: by half a lease others have not noticed, by two they have its keys.
-                sleep(LEASE_TTL.mul_f64(0.5 + 1.5 * chance.f64())).await;
+                // The pause itself: after half a lease others have not noticed, after four they have its keys.
+                sleep(LEASE_TTL.mul_f64(0.5 + 3.5 * chance.f64())).await;
                 fleet.get(name).signal(Signal::CONT);
             }
             1 => {
@@ -107,9 +102,45 @@ async fn what_clients_see_is_linearizable(mut registry: impl Registry) {
     judge(&*clients.end().await);
 }
 
+/// Clients reach a node that neither the others nor the registry reach.
+async fn who_is_cut_off_answers_with_nothing_old<R: Registry>(registry: R) {
+    let ledger = Ledger::start(seed()).await;
+    let hosts = Ways::between(3).await;
+    let (mut nodes, mut ways) = (Vec::new(), Vec::new());
+    for (place, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let (known, real) = (hosts.advertised(place).ip(), hosts.to(place).ip());
+        let listener = TcpListener::bind((known, 0)).await.unwrap();
+        let peer = SocketAddr::new(real, listener.local_addr().unwrap().port());
+        let listeners = format!("advertise = \"{known}\"\nlisten = \"{real}:0\"\npeer = \"{peer}\"");
+        let to_registry = Proxy::before(registry.address()).await;
+        let cluster = R::cluster_at(&format!("http://{}", to_registry.address));
+        ways.push([Proxy::at(listener, peer), to_registry]);
+        nodes.push(start_at(&listeners, name, LEASE_TTL, &cluster, &groups(&ledger)).await);
+    }
+    let all: Vec<&Daemon> = nodes.iter().collect();
+    agree(&all, &["a", "b", "c"]).await;
+    let doors = ["a", "b", "c"].iter().zip(&nodes).map(|(name, node)| ((*name).to_owned(), node.clients));
+    let (clients, end, mut chance) = (begin(doors.collect()), end(), Rng::with_seed(seed()));
+    clients.go_on_for(REQUESTS_BETWEEN).await;
+    loop {
+        let cut_off = chance.choice(&ways).unwrap();
+        cut_off.iter().for_each(|way| way.set(Mode::Stall));
+        // Until the others have its keys, and write them.
+        sleep(4 * LEASE_TTL).await;
+        clients.go_on_for(REQUESTS_BETWEEN).await;
+        cut_off.iter().for_each(|way| way.set(Mode::Pass));
+        agree(&all, &["a", "b", "c"]).await;
+        clients.go_on_for(REQUESTS_BETWEEN).await;
+        if Instant::now() > end {
+            break;
+        }
+    }
+    judge(&*clients.end().await);
+}
+
 /// Readers, writers, and some that write what they have read.
-fn begin(fleet: &Fleet) -> Clients {
-    let mut clients = Clients::new(fleet.doors(), seed());
+fn begin(doors: Vec<(String, SocketAddr)>) -> Clients {
+    let mut clients = Clients::new(doors, seed());
     for (does, per_node, pause_ms) in [(Does::Get, 2, 20), (Does::Write, 1, 60), (Does::Count, 1, 60)] {
         let (keys, pause) = (keys("strong", KEYS_LEN), Duration::from_millis(pause_ms));
         clients.begin(&Crowd { group: "strong", keys, per_node, does, pause, padding: 0 });
