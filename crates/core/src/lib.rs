@@ -30,6 +30,7 @@ pub mod membership;
 mod node;
 pub mod peer;
 pub mod placement;
+pub mod reserve;
 mod rules;
 mod serving;
 pub mod standing;

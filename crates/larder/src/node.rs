@@ -75,6 +75,8 @@ pub struct NodeBuilder {
     clock: Arc<dyn Clock>,
     incarnation: Option<u32>,
     seed: Option<u64>,
+    #[cfg(feature = "journal")]
+    clock_journal: Option<larder_origin::journal::Journal>,
 }
 
 impl Default for NodeBuilder {
@@ -88,6 +90,8 @@ impl Default for NodeBuilder {
             clock: Arc::new(SystemClock),
             incarnation: None,
             seed: None,
+            #[cfg(feature = "journal")]
+            clock_journal: None,
         }
     }
 }
@@ -143,6 +147,15 @@ impl NodeBuilder {
         self
     }
 
+    /// The journal in which the node reserves its clock ahead, so that its versions grow after a restart too, whatever the wall clock says by
+    /// then: for nodes whose groups write to their origins. Not set: it is reserved nowhere. The journal stays the caller's to close, once
+    /// the node is gone.
+    #[cfg(feature = "journal")]
+    pub fn clock_journal(mut self, journal: larder_origin::journal::Journal) -> Self {
+        self.clock_journal = Some(journal);
+        self
+    }
+
     /// Starts the node: it follows its membership from now on and answers what it is asked.
     ///
     /// # Errors
@@ -151,7 +164,7 @@ impl NodeBuilder {
     // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { name, http, membership, ring, transport, clock, incarnation, seed } = self;
+        let Self { name, http, membership, ring, transport, clock, incarnation, seed, .. } = self;
         let membership = match membership {
             Some(membership) => membership,
             None => Arc::new(Static::new([Member::new(name.clone(), "")])?),
@@ -168,6 +181,11 @@ impl NodeBuilder {
         };
         let core = larder_core::Node::new(config, membership.members().borrow().clone())?;
         let mut tasks = JoinSet::new();
+        #[cfg(feature = "journal")]
+        if let Some(journal) = self.clock_journal {
+            crate::reserve::begin(core.standing(), &journal);
+            tasks.spawn(crate::reserve::keep(core.clone(), journal));
+        }
         tasks.spawn(core.clone().follow(membership));
         tasks.spawn(core.clone().claim_slots());
         tasks.spawn(sweep(core.clone()));

@@ -251,6 +251,10 @@ impl Group {
         };
         let permit = origin.permit(write.deadline).await?;
         let version = inner.node.next_version();
+        let covered = inner.node.standing().reserve().covers(version.reading());
+        timeout_at(write.deadline, covered)
+            .await
+            .map_err(|_| Error::timed_out("the clock was reserved on the disk"))??;
         // Either this sees that the slot was claimed, or who claims it is told of the write.
         if !writer.goes_out(|| inner.node.phase(slot, write.key.as_bytes()) == Phase::Acts) {
             return Err(not_here());
