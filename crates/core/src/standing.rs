@@ -194,6 +194,11 @@ impl Standing {
         Ok(())
     }
 
+    /// Goes on above a reading of an earlier run of this node, however far ahead of its wall clock that is (rule V2).
+    pub fn start_above(&self, reading: Reading) {
+        self.versions.observe(reading);
+    }
+
     /// Whether another node's wall clock is near enough to this one's (rule V2).
     ///
     /// # Errors
