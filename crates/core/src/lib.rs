@@ -15,6 +15,7 @@
 //! [`store`], [`placement`] and [`flight`] know nothing of the rest and can be used alone.
 
 mod authority;
+pub mod behind;
 pub mod claim;
 pub mod clock;
 mod error;

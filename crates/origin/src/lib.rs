@@ -19,6 +19,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "journal")]
+pub mod behind;
 #[cfg(any(feature = "directory", feature = "journal", feature = "sqlite"))]
 mod blocking;
 mod config_error;
