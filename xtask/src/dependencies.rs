@@ -31,8 +31,12 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Packages that may be linked in more than one version, and why.
 const DOUBLED: &[(&str, &str)] = &[
+    ("base64", "object_store takes version 0.23, tonic and tokio-postgres version 0.22"),
+    ("crypto-common", "crc-fast of object_store takes version 0.1 through digest, tokio-postgres version 0.2"),
+    ("digest", "crc-fast of object_store takes version 0.10, tokio-postgres version 0.11"),
     ("fallible-iterator", "tokio-postgres takes version 0.2, rusqlite version 0.3"),
     ("getrandom", "ring takes version 0.2, tempfile version 0.4"),
+    ("itertools", "object_store takes version 0.15, chitchat and ratatui version 0.14"),
     ("lru", "chitchat takes version 0.17, ratatui version 0.18"),
     ("io-lifetimes", "cap-std 4 takes version 3 itself, and version 2 through fs-set-times"),
 ];

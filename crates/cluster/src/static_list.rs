@@ -56,6 +56,10 @@ impl Membership for Static {
     fn members(&self) -> watch::Receiver<Members> {
         self.0.subscribe()
     }
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 }
 
 /// Two names for one address are one node that would own two shares, and be asked for keys that it takes for another's.

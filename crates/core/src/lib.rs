@@ -15,6 +15,7 @@
 //! [`store`], [`placement`] and [`flight`] know nothing of the rest and can be used alone.
 
 mod authority;
+pub mod behind;
 pub mod claim;
 pub mod clock;
 mod error;
@@ -30,6 +31,7 @@ pub mod membership;
 mod node;
 pub mod peer;
 pub mod placement;
+pub mod reserve;
 mod rules;
 mod serving;
 pub mod standing;

@@ -227,6 +227,11 @@ pub trait Membership: Send + Sync + 'static {
     fn authority(&self) -> Option<watch::Receiver<Option<Proof>>> {
         None
     }
+
+    /// Whether nobody joins or leaves but by somebody's writing it into a list: a node that is away keeps what is its own (rule B6).
+    fn is_fixed(&self) -> bool {
+        false
+    }
 }
 
 impl<M: Membership + ?Sized> Membership for Arc<M> {
@@ -248,6 +253,10 @@ impl<M: Membership + ?Sized> Membership for Arc<M> {
 
     fn authority(&self) -> Option<watch::Receiver<Option<Proof>>> {
         (**self).authority()
+    }
+
+    fn is_fixed(&self) -> bool {
+        (**self).is_fixed()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -15,8 +15,9 @@ use crate::{
     Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport,
     Version,
     authority::Authority,
+    behind::Custody,
     claim::{Attendance, Contact, Phase, Tenure},
-    group::{Group, GroupConfig},
+    group::{Group, GroupConfig, Writes},
     link::Peer,
     membership::LOOK_TIME_MAX,
     placement::Slot,
@@ -28,6 +29,7 @@ use crate::{
 };
 
 mod acquaintance;
+mod records;
 
 /// The most groups of one node.
 pub const GROUPS_MAX: usize = 1024;
@@ -108,6 +110,8 @@ struct Inner {
     departures: Counter,
     /// When this run of it began, if there were others then: what an earlier run lent them may be out. [`Moment::NEVER`]: there were none.
     began: Moment,
+    /// What it knows of records of writes, if it keeps any.
+    custody: OnceLock<Custody>,
     /// Who took this node's marks and is no member of its view yet, and when (rule T1).
     mark_takers: Mutex<HashMap<Arc<str>, Moment>>,
     /// Held while a view is put in the place of another.
@@ -162,6 +166,7 @@ impl Node {
             departures: Counter::default(),
             began,
             mark_takers: Mutex::default(),
+            custody: OnceLock::new(),
             standing,
             tenure,
             departed: Mutex::default(),
@@ -326,7 +331,7 @@ impl Node {
     /// [`ErrorKind::Invalid`] if the name is not `[a-z0-9][a-z0-9_-]{0,63}` or taken, or a setting is impossible, or there
     /// are [`GROUPS_MAX`] groups.
     pub fn open_group(&self, name: &str, config: GroupConfig, loader: Option<Arc<dyn Loader>>) -> Result<Group, Error> {
-        self.open_group_over(name, config, loader, None)
+        self.open_group_over(name, config, loader, Writes::None)
     }
 
     /// Opens a group whose puts and deletes are written to `store` before they are acknowledged.
@@ -341,7 +346,7 @@ impl Node {
         loader: Arc<dyn Loader>,
         store: Arc<dyn Store>,
     ) -> Result<Group, Error> {
-        self.open_group_over(name, config, Some(loader), Some(store))
+        self.open_group_over(name, config, Some(loader), Writes::Through(store))
     }
 
     fn open_group_over(
@@ -349,7 +354,7 @@ impl Node {
         name: &str,
         config: GroupConfig,
         loader: Option<Arc<dyn Loader>>,
-        store: Option<Arc<dyn Store>>,
+        writes: Writes,
     ) -> Result<Group, Error> {
         check_group_name(name)?;
         config.check()?;
@@ -362,7 +367,7 @@ impl Node {
             return Err(Error::new(ErrorKind::Invalid, format!("{GROUPS_MAX} groups are open: that is the most")));
         }
         self.0.contact.lease(config.hot_lease);
-        let group = Group::new(self.clone(), name.clone(), config, loader, store);
+        let group = Group::new(self.clone(), name.clone(), config, loader, writes);
         groups.insert(name, group.clone());
         Ok(group)
     }

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::{
     Clock, Error, ErrorKind, Member, Members, Version,
     heard_views::HeardViews,
+    reserve::ClockReserve,
     version::{HybridClock, Reading},
 };
 
@@ -53,6 +54,7 @@ pub struct Standing {
     incarnation: u32,
     clock: Arc<dyn Clock>,
     versions: HybridClock,
+    reserve: ClockReserve,
     view_digest: AtomicU64,
     views: HeardViews,
     http: Arc<str>,
@@ -69,6 +71,7 @@ impl Standing {
             incarnation,
             clock,
             versions,
+            reserve: ClockReserve::default(),
             view_digest: AtomicU64::new(0),
             views: HeardViews::default(),
             http: Arc::from(""),
@@ -109,6 +112,12 @@ impl Standing {
     /// The next version.
     pub fn next_version(&self) -> Version {
         self.versions.next(self.wall_ms())
+    }
+
+    /// How far its clock is reserved on a disk, if one is kept for it (rule V2).
+    #[must_use]
+    pub fn reserve(&self) -> &ClockReserve {
+        &self.reserve
     }
 
     /// The digest of its view; 0 before the first.
@@ -192,6 +201,11 @@ impl Standing {
         }
         self.versions.observe(reading);
         Ok(())
+    }
+
+    /// Goes on above a reading of an earlier run of this node, however far ahead of its wall clock that is (rule V2).
+    pub fn start_above(&self, reading: Reading) {
+        self.versions.observe(reading);
     }
 
     /// Whether another node's wall clock is near enough to this one's (rule V2).

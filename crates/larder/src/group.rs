@@ -122,12 +122,18 @@ pub struct GroupBuilder<'a> {
     name: String,
     config: GroupConfig,
     loader: Option<Arc<dyn Loader>>,
-    store: Option<Arc<dyn Store>>,
+    writes: Option<Writes>,
+}
+
+/// Where writes go beside the cache.
+enum Writes {
+    Through(Arc<dyn Store>),
+    Behind(Arc<dyn Store>, Duration),
 }
 
 impl<'a> GroupBuilder<'a> {
     pub(crate) fn new(node: &'a larder_core::Node, name: String, loader: Option<Arc<dyn Loader>>) -> Self {
-        Self { node, name, config: GroupConfig::default(), loader, store: None }
+        Self { node, name, config: GroupConfig::default(), loader, writes: None }
     }
 
     /// Bytes for keys, values and bookkeeping.
@@ -200,7 +206,17 @@ impl<'a> GroupBuilder<'a> {
     /// # Ok(()) }
     /// ```
     pub fn write_through(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
+        self.writes = Some(Writes::Through(Arc::new(store)));
+        self
+    }
+
+    /// Acknowledges what is put and deleted once it is in the [journals](crate::NodeBuilder::journal) of two nodes, and writes it to
+    /// `store` later: changes of a key are gathered for `delay`, and the newest is written, as often as it takes. Until then it is what
+    /// is answered. What `store` [refuses](crate::UpdateError::Refused) for good becomes a dead letter in the journal.
+    ///
+    /// In a cluster every node opens the group in the same way.
+    pub fn write_behind(mut self, store: impl Store, delay: Duration) -> Self {
+        self.writes = Some(Writes::Behind(Arc::new(store), delay));
         self
     }
 
@@ -222,9 +238,12 @@ impl<'a> GroupBuilder<'a> {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name can't be one or is taken, or a setting is impossible.
     pub fn open(self) -> Result<Group, Error> {
-        let Self { node, name, config, loader, store } = self;
-        let opened = match (loader, store) {
-            (Some(loader), Some(store)) => node.open_group_through(&name, config, loader, store),
+        let Self { node, name, config, loader, writes } = self;
+        let opened = match (loader, writes) {
+            (Some(loader), Some(Writes::Through(store))) => node.open_group_through(&name, config, loader, store),
+            (Some(loader), Some(Writes::Behind(store, delay))) => {
+                node.open_group_behind(&name, config, loader, store, delay)
+            }
             (None, Some(_)) => {
                 let message = "a group that writes to an origin has to load from it, too: open it with a loader";
                 Err(Error::new(ErrorKind::Invalid, message))

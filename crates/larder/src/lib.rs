@@ -42,6 +42,8 @@ mod clock;
 mod group;
 mod loader;
 mod node;
+#[cfg(feature = "journal")]
+mod reserve;
 mod store;
 mod typed;
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use larder_cluster::Static;
-use larder_core::{Clock, Error, Loader, Member, Membership, NodeConfig, Ring, Transport, View};
+use larder_core::{Clock, Error, Loader, Member, Membership, NodeConfig, Ring, Transport, View, behind::Records};
 use larder_peer::grpc::GrpcTransport;
 use tokio::task::JoinSet;
 
@@ -75,6 +75,9 @@ pub struct NodeBuilder {
     clock: Arc<dyn Clock>,
     incarnation: Option<u32>,
     seed: Option<u64>,
+    #[cfg(feature = "journal")]
+    clock_journal: Option<larder_origin::journal::Journal>,
+    journal: Option<Arc<dyn Records>>,
 }
 
 impl Default for NodeBuilder {
@@ -88,6 +91,9 @@ impl Default for NodeBuilder {
             clock: Arc::new(SystemClock),
             incarnation: None,
             seed: None,
+            #[cfg(feature = "journal")]
+            clock_journal: None,
+            journal: None,
         }
     }
 }
@@ -143,6 +149,23 @@ impl NodeBuilder {
         self
     }
 
+    /// The journal in which the node reserves its clock ahead, so that its versions grow after a restart too, whatever the wall clock says by
+    /// then: for nodes whose groups write to their origins. Not set: it is reserved nowhere. The journal stays the caller's to close, once
+    /// the node is gone.
+    #[cfg(feature = "journal")]
+    pub fn clock_journal(mut self, journal: larder_origin::journal::Journal) -> Self {
+        self.clock_journal = Some(journal);
+        self
+    }
+
+    /// Where the node takes writes down that their origins get later, for groups that [write
+    /// behind](GroupBuilder::write_behind): [`larder_origin::behind::Behind`](https://docs.rs/larder-origin) keeps them in a journal on
+    /// disk. Not set: there can be no such groups.
+    pub fn journal(mut self, journal: impl Records) -> Self {
+        self.journal = Some(Arc::new(journal));
+        self
+    }
+
     /// Starts the node: it follows its membership from now on and answers what it is asked.
     ///
     /// # Errors
@@ -151,7 +174,7 @@ impl NodeBuilder {
     // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { name, http, membership, ring, transport, clock, incarnation, seed } = self;
+        let Self { name, http, membership, ring, transport, clock, incarnation, seed, journal, .. } = self;
         let membership = match membership {
             Some(membership) => membership,
             None => Arc::new(Static::new([Member::new(name.clone(), "")])?),
@@ -167,7 +190,16 @@ impl NodeBuilder {
             transport: transport.unwrap_or_else(|| Arc::new(GrpcTransport::new())),
         };
         let core = larder_core::Node::new(config, membership.members().borrow().clone())?;
+        if let Some(journal) = journal {
+            core.set_records(journal, membership.is_fixed())?;
+        }
         let mut tasks = JoinSet::new();
+        #[cfg(feature = "journal")]
+        if let Some(journal) = self.clock_journal {
+            crate::reserve::begin(core.standing(), &journal);
+            tasks.spawn(crate::reserve::keep(core.clone(), journal));
+        }
+        tasks.spawn(core.clone().keep_records());
         tasks.spawn(core.clone().follow(membership));
         tasks.spawn(core.clone().claim_slots());
         tasks.spawn(sweep(core.clone()));

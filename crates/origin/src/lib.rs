@@ -1,4 +1,4 @@
-//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`], `PostgresOrigin` and `RedisOrigin`;
+//! The origins that come with Larder: [`HttpOrigin`], [`SqliteOrigin`], [`DirectoryOrigin`], `ObjectOrigin`, `PostgresOrigin` and `RedisOrigin`;
 //! and the `journal` of writes that are on their way to an origin, with what flushes it.
 //!
 //! Each is a [`Loader`](larder_core::Loader) and a [`Store`](larder_core::Store), and nothing more. How many loads and changes of a
@@ -12,12 +12,15 @@
 //! | `sqlite`, `postgres` | by the statements `upsert` and `delete` | if they name `$3` |
 //! | `directory` | by renaming a new file over the old one | no |
 //! | `redis` | by SET and DEL | no |
+//! | `object` | by PUT and DELETE, the former on a condition where the store knows any | puts, where the store does |
 //!
-//! Each is a feature of this crate, named like its module. All but `postgres` and `redis` are on unless turned off; the journal's is
+//! Each is a feature of this crate, named like its module. All but `object`, `postgres` and `redis` are on unless turned off; the journal's is
 //! `journal`.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "journal")]
+pub mod behind;
 #[cfg(any(feature = "directory", feature = "journal", feature = "sqlite"))]
 mod blocking;
 mod config_error;
@@ -29,6 +32,8 @@ pub mod flush;
 pub mod http;
 #[cfg(feature = "journal")]
 pub mod journal;
+#[cfg(feature = "object")]
+pub mod object;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
@@ -46,6 +51,8 @@ pub use directory::DirectoryOrigin;
 #[cfg(feature = "http")]
 pub use http::{HttpConfig, HttpOrigin};
 use larder_core::{Error, ErrorKind};
+#[cfg(feature = "object")]
+pub use object::{ObjectConfig, ObjectOrigin};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresConfig, PostgresOrigin};
 #[cfg(feature = "redis")]

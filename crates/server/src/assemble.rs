@@ -20,8 +20,10 @@ use larder::{
     },
     core::{MemberState, Store},
     origin::{
-        ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, PostgresConfig, PostgresOrigin, RedisConfig, RedisOrigin,
-        SqliteConfig, SqliteOrigin,
+        ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, ObjectConfig, ObjectOrigin, PostgresConfig,
+        PostgresOrigin, RedisConfig, RedisOrigin, SqliteConfig, SqliteOrigin,
+        journal::{self, Journal, JournalConfig},
+        storage::DiskStorage,
     },
     peer::{
         grpc::{self, GrpcTransport},
@@ -122,6 +124,8 @@ pub struct Daemon {
     /// How long its slots may take to be handed over.
     hand_over_max: Duration,
     reload: Reload,
+    /// Where the node keeps what must survive, if anything must.
+    journal: Option<Journal>,
 }
 
 /// Makes a daemon of a configuration, which `read` reads anew when that is asked for.
@@ -158,6 +162,8 @@ pub async fn assemble_around(
         _ => config.node.name(addresses.peers.unwrap_or(config.node.peer).port()).into(),
     };
 
+    // Before anybody hears of this node: its clock goes on above what is in there.
+    let journal = open_journal(config).await?;
     let mut builder = larder::Node::builder().name(name.clone()).http(http.clone()).ring(config.cluster.ring);
     builder = match config.node.transport {
         Transport::Grpc => builder.transport(GrpcTransport::new()),
@@ -174,6 +180,9 @@ pub async fn assemble_around(
     };
     let (membership, list) = membership(config, me, &mut listeners, chance.u64(..)).await?;
     membership.announce(MemberState::Joining).await.map_err(wrong)?;
+    if let Some(journal) = &journal {
+        builder = builder.clock_journal(journal.clone());
+    }
     builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
     let node = builder.start().await.map_err(wrong)?;
     node.core().limit_handoffs(config.node.handoff);
@@ -204,7 +213,16 @@ pub async fn assemble_around(
         Discovery::Gossip | Discovery::Etcd | Discovery::Consul => config.node.drain_timeout / 2,
         Discovery::None | Discovery::Static | Discovery::Dns => Duration::ZERO,
     };
-    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, hand_over_max, reload })
+    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, hand_over_max, reload, journal })
+}
+
+/// The journal in the data folder, where a group writes to its origin.
+async fn open_journal(config: &Config) -> Result<Option<Journal>, Failure> {
+    let writes = config.groups.values().any(|group| group.write != WriteMode::None);
+    let Some(folder) = config.node.data_dir.as_ref().filter(|_| writes) else { return Ok(None) };
+    let storage = DiskStorage::new(journal::path_in(folder));
+    let opened = Journal::open(storage, JournalConfig::default(), SystemClock).await;
+    opened.map(Some).map_err(|error| Failure::failed(format!("node.data_dir: {error}")))
 }
 
 /// What knows who is in the cluster, and the list that it is, if somebody writes it. Nodes that register themselves do so as `me`,
@@ -306,11 +324,11 @@ impl Daemon {
     /// others and on `/readyz`, hands its slots over, takes no more connections of clients, finishes what runs, and leaves, all
     /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, membership, listeners, api, mut limits, draining, hand_over_max, reload, .. } = self;
+        let Self { node, membership, listeners, api, mut limits, draining, hand_over_max, reload, journal, .. } = self;
         limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max);
         let closing = watch::Sender::new(false);
         let (ended, all_ended) = oneshot::channel();
-        let operations = Operations { draining: draining.clone(), reload };
+        let operations = Operations { draining: draining.clone(), reload, journal: journal.clone() };
         // Operators are answered to the end: that is how they learn that this node is leaving.
         let admin_limits = HttpLimits { drain_time_max: ADMIN_DRAIN_TIME, ..limits.clone() };
         let admin = http::serve(listeners.admin, api.admin(operations), admin_limits, async {
@@ -366,6 +384,9 @@ impl Daemon {
         };
         let (cut_off, _) = tokio::join!(served, admin);
         drop(node);
+        if let Some(journal) = journal {
+            journal.close().await;
+        }
         cut_off
     }
 }
@@ -454,6 +475,16 @@ pub async fn origin(origin: &OriginConfig) -> Result<Origin, ConfigError> {
             Origin::new(postgres, takes_writes)
         }
         OriginConfig::Directory(origin) => Origin::new(DirectoryOrigin::open(&origin.path)?, true),
+        OriginConfig::Object(origin) => {
+            let mut object = ObjectConfig::new(origin.url.reveal());
+            for (name, value) in &origin.options {
+                object = object.option(name, value.reveal());
+            }
+            if let Some(path) = &origin.ca_file {
+                object = object.ca_file(path);
+            }
+            Origin::new(ObjectOrigin::open(object)?, true)
+        }
         OriginConfig::Redis(origin) => {
             let redis = RedisConfig::new(origin.url.reveal()).prefix(origin.prefix.as_str());
             Origin::new(RedisOrigin::new(redis)?, true)
@@ -501,6 +532,13 @@ mod tests {
             (postgres.to_owned(), true, false),
             (format!("{postgres}\n{upsert}"), true, true),
             ("kind = 'redis'\nurl = 'redis://127.0.0.1:1'".to_owned(), true, true),
+            (format!("kind = 'object'\nurl = 'file://{}'", folder.path().display()), true, true),
+            (
+                "kind = 'object'\nurl = 's3://bucket/path'\noptions = { aws_endpoint = 'http://127.0.0.1:1' }"
+                    .to_owned(),
+                true,
+                true,
+            ),
         ];
         for (table, loads, takes_writes) in origins {
             let Origin { loader, store } = made(&table).await.unwrap_or_else(|error| panic!("{table}: {error}"));

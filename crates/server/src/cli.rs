@@ -51,6 +51,9 @@ pub enum Command {
     /// Looks at the write-behind journal of a node that does not run.
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Looks at the writes that a node gave up, tries them again, drops them.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 /// Runs the command that the process was started with.
@@ -69,6 +72,12 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Journal(JournalCommand::List(args)) => commands::journal::list(&args),
         Command::Journal(JournalCommand::Check(args)) => commands::journal::check(&args),
+        Command::DeadLetters(command) => match command {
+            DeadLettersCommand::List(args) => commands::dead_letters::list(&args),
+            DeadLettersCommand::Show(args) => commands::dead_letters::show(&args),
+            DeadLettersCommand::Retry(args) => commands::dead_letters::retry(&args),
+            DeadLettersCommand::Drop(args) => commands::dead_letters::drop_letter(&args),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -264,6 +273,49 @@ pub struct JournalArgs {
     /// Prints JSON: an object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `larder dead-letters`.
+#[derive(Subcommand, Debug)]
+pub enum DeadLettersCommand {
+    /// Lists them, the oldest first.
+    List(DeadLettersArgs),
+    /// Prints one as JSON, with its value in Base64.
+    Show(DeadLetterArgs),
+    /// Writes one anew, as any write of its key.
+    Retry(DeadLetterArgs),
+    /// Drops one for good.
+    Drop(DeadLetterArgs),
+}
+
+/// Which node's operators are served where.
+#[derive(Args, Clone, Debug)]
+pub struct AdminArgs {
+    /// The node to ask: where it serves operators (node.admin).
+    #[arg(long = "admin", value_name = "URL", env = "LARDER_ADMIN", default_value = "http://127.0.0.1:5276")]
+    pub url: NodeUrl,
+}
+
+/// The dead letters of a node.
+#[derive(Args, Debug)]
+pub struct DeadLettersArgs {
+    /// Which node is asked.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Prints JSON: an object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One of them.
+#[derive(Args, Debug)]
+pub struct DeadLetterArgs {
+    /// Its number.
+    #[arg(value_name = "ID")]
+    pub id: u64,
+    /// Which node is asked.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 /// `larder bench`.

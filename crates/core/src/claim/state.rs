@@ -130,6 +130,11 @@ impl SlotState {
         self.term
     }
 
+    /// The term that this node acted under last.
+    pub(crate) fn acted(&self) -> Version {
+        self.acted
+    }
+
     pub(crate) fn role(&self) -> &Role {
         &self.role
     }

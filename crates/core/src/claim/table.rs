@@ -162,6 +162,12 @@ impl Claims {
         }
     }
 
+    /// The term under which this node acts for a slot, or did until its view gave it to another that has not claimed it.
+    pub(crate) fn held_term(&self, slot: Slot) -> Option<Version> {
+        let state = &self.entry(slot).state;
+        matches!(state.role(), Role::Acting { .. } | Role::Lost).then(|| state.acted())
+    }
+
     /// Until when reads wait for a slot's claim.
     pub(crate) fn late_at(&self, slot: Slot) -> Moment {
         self.entry(slot).gained + CLAIM_WAIT

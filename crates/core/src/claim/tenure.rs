@@ -177,6 +177,22 @@ impl Tenure {
         }
     }
 
+    /// Tells of every change of the claims.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The term under which the node acts for a slot, or did until its view gave it to another that has not claimed it.
+    pub(crate) fn held_term(&self, slot: Slot) -> Option<Version> {
+        self.claims.lock().held_term(slot)
+    }
+
+    /// The slots for which it does, each with its term.
+    pub(crate) fn held_terms(&self) -> Vec<(Slot, Version)> {
+        let claims = self.claims.lock();
+        Slot::all().filter_map(|slot| claims.held_term(slot).map(|term| (slot, term))).collect()
+    }
+
     /// Waits until it is so of the claims.
     pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
         loop {

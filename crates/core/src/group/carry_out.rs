@@ -105,6 +105,9 @@ impl Group {
         if self.is_strong() {
             return self.proven(slot, write.key.as_bytes(), write.deadline).await;
         }
+        if !matches!(write.op, WriteOp::Invalidate { .. }) {
+            self.takes_records(slot, write.key.as_bytes(), write.deadline).await?;
+        }
         let lease = self.0.settings.get().hot_lease;
         self.wait_for(node.lent_before_until(lease), write.deadline).await
     }
@@ -127,7 +130,8 @@ impl Group {
     /// Does a write that has to wait for nothing. `None`: this one has to.
     fn write_at_once(&self, write: &PeerWrite, slot: Slot) -> Option<Result<Version, Error>> {
         let Self(inner) = self;
-        let goes_out = self.writes_through() && !matches!(write.op, WriteOp::Invalidate { .. });
+        let goes_out =
+            (self.writes_through() || self.writes_behind()) && !matches!(write.op, WriteOp::Invalidate { .. });
         let depends = write.condition != Condition::Always && (self.has_origin() || !inner.node.is_settled_at(slot));
         if goes_out || depends || write.idempotency_key.is_some() {
             return None;
@@ -196,7 +200,11 @@ impl Group {
                 .await
                 .map_err(|_| Error::timed_out("the key was read"))??;
         }
-        let goes_out = self.writes_through() && !matches!(write.op, WriteOp::Invalidate { .. });
+        let is_change = !matches!(write.op, WriteOp::Invalidate { .. });
+        if is_change && self.writes_behind() {
+            return self.write_behind(write, slot, writer).await;
+        }
+        let goes_out = is_change && self.writes_through();
         if !goes_out {
             self.settle_leases(key, slot, Some(write.deadline)).await?;
             return writer.end(|| {
@@ -251,6 +259,10 @@ impl Group {
         };
         let permit = origin.permit(write.deadline).await?;
         let version = inner.node.next_version();
+        let covered = inner.node.standing().reserve().covers(version.reading());
+        timeout_at(write.deadline, covered)
+            .await
+            .map_err(|_| Error::timed_out("the clock was reserved on the disk"))??;
         // Either this sees that the slot was claimed, or who claims it is told of the write.
         if !writer.goes_out(|| inner.node.phase(slot, write.key.as_bytes()) == Phase::Acts) {
             return Err(not_here());
@@ -312,6 +324,9 @@ impl Group {
 
     /// Sees to it that what a condition depends on is known (rule P7), and judges it.
     async fn know(&self, write: &PeerWrite, slot: Slot) -> Result<(), Error> {
+        if let Some(is_met) = self.meets_record(write).await? {
+            return if is_met { Ok(()) } else { Err(mismatch()) };
+        }
         self.bring(&write.key, slot).await?;
         let (held, now) = (self.held(&write.key), self.now());
         let is_known = held.is_some() || !self.has_origin();
@@ -333,7 +348,7 @@ impl Group {
 
     /// Sees to it that no copy is left elsewhere: has them dropped, or waits until they have run out (rule P4). Without a deadline
     /// that takes as long as the longest lease.
-    async fn settle_leases(&self, key: &Key, slot: Slot, deadline: Option<Instant>) -> Result<(), Error> {
+    pub(super) async fn settle_leases(&self, key: &Key, slot: Slot, deadline: Option<Instant>) -> Result<(), Error> {
         let Self(inner) = self;
         if !keeps(Rule::P4) {
             return Ok(());
@@ -388,7 +403,7 @@ impl Group {
 
     /// Replaces or drops what this node's store has, if the condition is met. Called under the key's lock in the flight table, under which
     /// writes to a key and landings of its loads all run.
-    fn apply(&self, write: &PeerWrite, slot: Slot, version: Version) -> Result<Version, Error> {
+    pub(super) fn apply(&self, write: &PeerWrite, slot: Slot, version: Version) -> Result<Version, Error> {
         let Self(inner) = self;
         let (key, now) = (&write.key, self.now());
         match &write.op {
@@ -433,7 +448,7 @@ fn is_met(condition: Condition, held: Option<&Hit>, now: Moment) -> bool {
     }
 }
 
-fn not_here() -> Error {
+pub(super) fn not_here() -> Error {
     unreachable("the node that was asked does not have the key: nothing was written")
 }
 

@@ -222,6 +222,10 @@ impl Group {
     /// Stores an entry, unless a later one is there. Whoever calls holds the key in the table of loads.
     fn install(&self, key: &Key, slot: Slot, handed: &Handed) -> bool {
         let Handed { value, meta: PeerMeta { version, age, ttl_left }, told, .. } = handed;
+        // What was taken down here is the truth (rule B3).
+        if self.newest_record(key).is_some_and(|newest| newest > *version) {
+            return false;
+        }
         let fresh_until = ttl_left.map_or(Moment::NEVER, |left| *told + left);
         let window = if value.is_some() { self.0.settings.get().stale_window() } else { Duration::ZERO };
         let meta = Meta {

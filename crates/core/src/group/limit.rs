@@ -1,12 +1,18 @@
 //! [`Limit`]: how many requests to the origin may be under way at once. It may be changed while they are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(super) struct Limit {
-    permits: Semaphore,
+#[derive(Clone)]
+pub(super) struct Limit(Arc<Inner>);
+
+struct Inner {
+    permits: Arc<Semaphore>,
     size: Mutex<Size>,
     in_flight: AtomicUsize,
 }
@@ -18,51 +24,52 @@ struct Size {
 }
 
 /// The right to one request.
-pub(super) struct Permit<'a> {
-    limit: &'a Limit,
-    permit: Option<SemaphorePermit<'a>>,
+pub(super) struct Permit {
+    limit: Limit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Limit {
     pub(super) fn new(size: usize) -> Self {
-        Self {
-            permits: Semaphore::new(size),
+        Self(Arc::new(Inner {
+            permits: Arc::new(Semaphore::new(size)),
             size: Mutex::new(Size { granted: size, excess: 0 }),
             in_flight: AtomicUsize::new(0),
-        }
+        }))
     }
 
     pub(super) fn resize(&self, to: usize) {
-        let mut size = self.size.lock();
+        let mut size = self.0.size.lock();
         if to >= size.granted {
             let more = to - size.granted;
             let forgiven = more.min(size.excess);
             size.excess -= forgiven;
-            self.permits.add_permits(more - forgiven);
+            self.0.permits.add_permits(more - forgiven);
         } else {
             let fewer = size.granted - to;
-            size.excess += fewer - self.permits.forget_permits(fewer);
+            size.excess += fewer - self.0.permits.forget_permits(fewer);
         }
         size.granted = to;
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.0.in_flight.load(Ordering::Relaxed)
     }
 
     /// Waits for its turn; first come, first served.
-    pub(super) async fn acquire(&self) -> Permit<'_> {
+    pub(super) async fn acquire(&self) -> Permit {
         // The semaphore is never closed, so that there is always a permit in the end.
-        let permit = self.permits.acquire().await.ok();
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Permit { limit: self, permit }
+        let permit = self.0.permits.clone().acquire_owned().await.ok();
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        Permit { limit: self.clone(), permit }
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.limit.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let mut size = self.limit.size.lock();
+        let limit = &*self.limit.0;
+        limit.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let mut size = limit.size.lock();
         if size.excess > 0
             && let Some(permit) = self.permit.take()
         {
@@ -77,7 +84,7 @@ mod tests {
     use super::*;
 
     fn free(limit: &Limit) -> usize {
-        limit.permits.available_permits()
+        limit.0.permits.available_permits()
     }
 
     #[tokio::test]

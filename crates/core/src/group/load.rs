@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Key, Moment, Value,
+    behind::Record,
     claim::Phase,
     flight::Leader,
     placement::Slot,
@@ -47,15 +48,17 @@ enum Brings {
     Landing(Landing),
     /// What the node that had the slot before held.
     Handed(Handed),
+    /// What its owner has taken down and the origin does not have yet.
+    Recorded(Start, Record),
     /// What the origin said.
     Loaded(Start, Result<Brought, Error>),
 }
 
 /// When a load began, on both clocks.
 #[derive(Clone, Copy)]
-struct Start {
-    moment: Moment,
-    reading: Reading,
+pub(super) struct Start {
+    pub(super) moment: Moment,
+    pub(super) reading: Reading,
 }
 
 impl Group {
@@ -98,9 +101,23 @@ impl Group {
                 if !self.has_origin() && self.0.node.phase(slot, key.as_bytes()) == Phase::Reads {
                     self.0.node.acts(slot, key.as_bytes()).await;
                 }
+                if let Err(error) = self.knows_records(slot, key.as_bytes(), latest).await {
+                    return Brings::Landing(self.failed(error));
+                }
+            } else if self.writes_behind() {
+                let message =
+                    "the owner of the key can't be reached, and nobody else may have all that was written: try again";
+                return Brings::Landing(self.failed(unreachable(message)));
             }
             if let Some(landing) = self.ready(&key, slot, role, older) {
                 return Brings::Landing(landing);
+            }
+            // Before anybody else is asked (rule B3).
+            let start = self.start();
+            match self.record_of(&key).await {
+                Ok(Some(record)) => return Brings::Recorded(start, record),
+                Ok(None) => {}
+                Err(error) => return Brings::Landing(self.failed(error)),
             }
             if role == Role::Owner && older.is_none() {
                 match self.peek_before(&key, slot).await {
@@ -125,6 +142,12 @@ impl Group {
             Some(Brings::Handed(handed)) => {
                 leader.land(|attached| {
                     let landing = Landing::Fetched(self.landing_handed(&key, slot, handed, attached));
+                    self.proven_landing(slot, role, landing)
+                });
+            }
+            Some(Brings::Recorded(start, record)) => {
+                leader.land(|attached| {
+                    let landing = self.landing_record((&key, slot, role), start, record, attached);
                     self.proven_landing(slot, role, landing)
                 });
             }
@@ -178,7 +201,9 @@ impl Group {
         let mut ready = Vec::with_capacity(batch.len());
         for led in batch {
             // One that has to wait for clearance, or to look elsewhere first, would hold up all others: it goes on its own.
-            let is_settled = self.0.node.is_settled_at(led.slot) && self.is_proven(led.slot);
+            let is_settled = self.0.node.is_settled_at(led.slot)
+                && self.is_proven(led.slot)
+                && self.has_no_record(&led.key, led.slot);
             if !is_settled || led.leader.cleared().now_or_never().is_none() {
                 tokio::spawn(self.clone().load(led, Role::Owner, None));
             } else if let Some(landing) = self.ready(&led.key, led.slot, Role::Owner, None) {
@@ -288,6 +313,7 @@ impl Group {
         let keep = attached
             && role != Role::Other
             && ttl != Some(Duration::ZERO)
+            && self.newest_record(key).is_none()
             && self.0.unsettled.is_settled(key, || self.now());
         let stored = keep && {
             let is_shown_stale = value.is_some() && role == Role::Owner;
@@ -312,7 +338,7 @@ impl Group {
     }
 
     /// How long what was loaded is fresh, from the start of its load; `None`: without an end.
-    fn ttl(&self, role: Role, found: bool, said: Option<Duration>) -> Option<Duration> {
+    pub(super) fn ttl(&self, role: Role, found: bool, said: Option<Duration>) -> Option<Duration> {
         let config = self.0.settings.get();
         let jittered = |ttl: Duration| ttl.mul_f64(1.0 - config.ttl_jitter * self.0.node.chance(fastrand::Rng::f64));
         let ttl = match said {
@@ -327,7 +353,7 @@ impl Group {
     }
 }
 
-fn source(role: Role) -> Source {
+pub(super) fn source(role: Role) -> Source {
     match role {
         Role::Owner | Role::Other => Source::Origin,
         Role::StandIn => Source::StandIn,

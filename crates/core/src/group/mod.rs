@@ -3,11 +3,12 @@
 //! The read path starts at [`Group::get`]: the node's own store, else a flight. The flight of a key that this node owns goes
 //! to the origin (`load.rs`), that of another node's key to its owner (`ask.rs`). What other nodes ask comes in through
 //! [`Group::serve`] (`serve.rs`), which never asks a third node but for one exception told there. Writes begin in
-//! `write.rs`, and the key's owner carries them out (`carry_out.rs`). What marks make void, tags and whole groups, is in
-//! `marks.rs`.
+//! `write.rs`, and the key's owner carries them out (`carry_out.rs`); those that the origin gets later, in `behind.rs`. What marks
+//! make void, tags and whole groups, is in `marks.rs`.
 
 mod answer;
 mod ask;
+mod behind;
 mod carry_out;
 mod config;
 mod demand;
@@ -54,6 +55,7 @@ use self::{
 };
 use crate::{
     Error, ErrorKind, Key, Loader, Moment, Node,
+    behind::Records,
     claim::Phase,
     flight::{Boarding, Flights, Leader, WaitError, Waiter},
     placement::Slot,
@@ -82,6 +84,16 @@ const ROUTE_TRIES_MAX: usize = 4;
 #[derive(Clone)]
 pub struct Group(Arc<Inner>);
 
+/// Where a group's writes go.
+pub(crate) enum Writes {
+    /// Nowhere beyond the cache.
+    None,
+    /// To the origin, before they are acknowledged.
+    Through(Arc<dyn crate::Store>),
+    /// To disks, and from there to the origin.
+    Behind(Arc<dyn Records>),
+}
+
 struct Inner {
     name: Arc<str>,
     is_strong: bool,
@@ -89,6 +101,8 @@ struct Inner {
     node: Node,
     store: Store,
     origin: Option<Origin>,
+    /// Where writes are taken down that the origin gets later.
+    records: Option<Arc<dyn Records>>,
     /// Flights to the origin. Whoever misses the key here joins.
     loads: Flights<Landing>,
     /// Flights to other nodes. Callers join until the question has left (rule G2).
@@ -133,15 +147,20 @@ impl Group {
         name: Arc<str>,
         config: GroupConfig,
         loader: Option<Arc<dyn Loader>>,
-        writes: Option<Arc<dyn crate::Store>>,
+        writes: Writes,
     ) -> Self {
+        let (through, records) = match writes {
+            Writes::None => (None, None),
+            Writes::Through(store) => (Some(store), None),
+            Writes::Behind(records) => (None, Some(records)),
+        };
         let store = Store::new(StoreConfig {
             capacity_bytes: config.capacity_bytes,
             policy: config.policy,
             shards: None,
             hash_seed: node.chance(|chance| chance.u64(..)),
         });
-        let origin = loader.map(|loader| Origin::new(loader, writes, &config, node.view().members().len()));
+        let origin = loader.map(|loader| Origin::new(loader, through, &config, node.view().members().len()));
         Self(Arc::new(Inner {
             name,
             is_strong: config.consistency == Consistency::Strong,
@@ -149,6 +168,7 @@ impl Group {
             node,
             store,
             origin,
+            records,
             loads: Flights::new(),
             asks: Flights::new(),
             stats: GroupStats::default(),
@@ -212,6 +232,12 @@ impl Group {
     #[must_use]
     pub fn writes_through(&self) -> bool {
         self.0.origin.as_ref().is_some_and(Origin::takes_writes)
+    }
+
+    /// Whether what is put or deleted is taken down, and written to the origin later.
+    #[must_use]
+    pub fn writes_behind(&self) -> bool {
+        self.0.records.is_some()
     }
 
     /// What it counts.

@@ -46,15 +46,21 @@ impl Origin {
     }
 
     /// Waits for its turn to be asked something, by then.
-    pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit<'_>, Error> {
+    pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit, Error> {
         tokio::time::timeout_at(deadline, self.limit.acquire()).await.map_err(|_| busy())
+    }
+
+    /// Waits for its turn, however long that takes, which is independent of this.
+    pub(super) fn turn(&self) -> impl Future<Output = Permit> + Send + use<> {
+        let limit = self.limit.clone();
+        async move { limit.acquire().await }
     }
 
     /// Makes a change, within its deadline. From here on nobody can tell that nothing was done, unless the origin says so.
     pub(super) async fn update(
         &self,
         update: Update,
-        _permit: Permit<'_>,
+        _permit: Permit,
         clock: &dyn Clock,
         stats: &OriginStats,
     ) -> Result<(), UpdateError> {

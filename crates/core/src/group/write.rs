@@ -191,7 +191,7 @@ impl Group {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let WriteOp::Put { value, .. } = &write.op else { return Ok(()) };
-        if self.has_origin() && !self.writes_through() {
+        if self.has_origin() && !self.writes_through() && !self.writes_behind() {
             let message =
                 "the group has an origin and takes no writes: change the origin, or delete the key to drop its copies";
             return Err(Error::new(ErrorKind::ReadOnly, message));

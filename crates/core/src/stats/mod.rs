@@ -233,6 +233,8 @@ pub struct GroupStats {
     pub origin_write: OriginStats,
     /// Leases that were granted to other nodes, on copies of what this node owns.
     pub leases: Counter,
+    /// Writes that were acknowledged before the origin had them, and that it refuses for good.
+    pub dead_letters: Counter,
 }
 
 impl GroupStats {

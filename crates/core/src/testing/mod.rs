@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod fake_locks;
 pub mod fake_peer;
+pub mod fake_records;
 pub mod fake_store;
 pub mod loader;
 pub mod lock;

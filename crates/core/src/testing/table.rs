@@ -6,7 +6,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use crate::{Change, Found, LoadError, LoadRequest, Loaded, Loader, Store, Update, UpdateError, Value, Version};
+use crate::{
+    Change, Found, LoadError, LoadRequest, Loaded, Loader, Store, Update, UpdateError, Value, Version, version::Reading,
+};
 
 /// What becomes of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -105,6 +107,13 @@ impl FakeTable {
     pub fn set(&self, key: &str, value: &str) {
         let value = Some(Value::from(value.to_owned()));
         self.0.rows.lock().insert(key.into(), Row { value, version: Version::ZERO });
+    }
+
+    /// Changes a row behind everybody's back, to what is newer than all that there is.
+    pub fn set_newer(&self, key: &str, value: &str) {
+        let value = Some(Value::from(value.to_owned()));
+        let version = Version::new(Reading::from_bits(u64::MAX), 0);
+        self.0.rows.lock().insert(key.into(), Row { value, version });
     }
 
     /// What a row holds.

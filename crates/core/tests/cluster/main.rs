@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that can't go on fails its test")]
 
+mod behind;
 mod failures;
 mod handoff;
 mod leases;

@@ -331,3 +331,23 @@ async fn an_invalidation_leaves_the_origin_alone_and_overtakes_a_load_at_every_p
     }
     assert_eq!(table.row("k").as_deref(), Some("new"));
 }
+
+/// Rule V2.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_no_disk_has_reserved_yet_does_not_reach_the_origin() {
+    let table = FakeTable::new();
+    let cluster = three(&table);
+    let owner = &cluster.nodes[cluster.owner("k")];
+    let reserve = owner.standing().reserve();
+    reserve.begin();
+    let write = spawn_put(&cluster, 0, "new");
+    quiet().await;
+    reserve.extend(owner.standing().reading());
+    let version = write.await.unwrap().unwrap().unwrap();
+    assert_eq!(table.row("k").as_deref(), Some("new"));
+    // The next one is beyond, and the disk gives no more.
+    reserve.delay(Error::new(ErrorKind::Overloaded, "the disk is full"));
+    assert_eq!(put(&cluster, 0, "newer").await.unwrap_err().kind(), ErrorKind::Overloaded);
+    assert_eq!(table.row("k").as_deref(), Some("new"));
+    assert_eq!(cluster.get(0, "k").await.unwrap().version, Some(version));
+}

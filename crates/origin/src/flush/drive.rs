@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use larder_core::{Error, Key, Store, Update, UpdateError, Version, placement::Slot};
+use larder_core::{
+    Error, Key, Store, Update, UpdateError, Version,
+    placement::{Slot, SlotSet},
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -19,7 +22,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN, Settled, Settlement};
+use super::{
+    Settled, Settlement,
+    state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN},
+};
 use crate::journal::{Journal, JournalError, Mark, Place, Record, RecordId};
 
 /// Batches that are read, written or taken down at once, whatever the limit: they are in memory.
@@ -216,6 +222,16 @@ impl Flush {
         self.0.machine.lock().release(slot);
         // The sender lives as long as this does.
         let _ = ends.wait_for(|_| self.0.machine.lock().under_way(slot) == 0).await;
+    }
+
+    /// Another node is to flush these slots from now on. Returns when nothing of them is under way any more, or at `until`; nothing of
+    /// them begins.
+    pub async fn release_all(&self, slots: &SlotSet, until: Instant) {
+        let mut ends = self.0.ends.subscribe();
+        self.0.machine.lock().release_all(|slot| slots.contains(slot));
+        let is_over = |_: &u64| self.0.machine.lock().under_way_of(|slot| slots.contains(slot)) == 0;
+        // The sender lives as long as this does.
+        let _ = timeout_at(until, ends.wait_for(is_over)).await;
     }
 
     /// Flushes everything without delay. Returns when all is flushed, or at `until`, after which nothing begins; gives back how many

@@ -16,4 +16,5 @@ mod drive;
 mod state;
 
 pub use drive::{BATCHES_UNDER_WAY_MAX, Flush, FlushConfig, FlushLimit, FlushStats, Ledger};
-pub use state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN, Settled, Settlement};
+pub use larder_core::behind::{Settled, Settlement};
+pub use state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN};

@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{Key, Version, placement::Slot};
+use larder_core::{
+    Key, Version,
+    behind::{Settled, Settlement},
+    placement::Slot,
+};
 use tokio::time::Instant;
 
 /// The longest that the first retry waits.
@@ -38,28 +42,6 @@ pub enum Outcome {
     Unknown,
     /// It was not asked for: the journal has no such record any more.
     Gone,
-}
-
-/// How a key's changes up to a version came to their end.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Settled {
-    /// The origin has them.
-    Flushed,
-    /// The origin has something newer.
-    Conflict,
-    /// The origin refuses them for good, for this reason.
-    Refused(Arc<str>),
-}
-
-/// What is to be taken down before the key is flushed again.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Settlement {
-    /// The key.
-    pub key: Key,
-    /// Up to which version.
-    pub version: Version,
-    /// How.
-    pub how: Settled,
 }
 
 /// Changes to be flushed together.
@@ -450,10 +432,15 @@ impl Flusher {
     /// Another node is to flush this slot from now on: what waits is forgotten, what is under way goes on to its end and no further.
     /// Gives back how many flushes that are.
     pub fn release(&mut self, slot: Slot) -> usize {
+        self.release_all(|other| other == slot)
+    }
+
+    /// The same, of all slots that `is_released` says.
+    pub fn release_all(&mut self, is_released: impl Fn(Slot) -> bool) -> usize {
         let mut under_way = 0;
         let gathering = &mut self.gathering;
         self.keys.retain(|_, pending| {
-            if pending.slot != slot {
+            if !is_released(pending.slot) {
                 return true;
             }
             match pending.phase {
@@ -475,8 +462,14 @@ impl Flusher {
     /// Flushes of this slot that are not at their end.
     #[must_use]
     pub fn under_way(&self, slot: Slot) -> usize {
+        self.under_way_of(|other| other == slot)
+    }
+
+    /// The same, of all slots that `is_asked` says.
+    #[must_use]
+    pub fn under_way_of(&self, is_asked: impl Fn(Slot) -> bool) -> usize {
         let is_under_way = |phase: &Phase| matches!(phase, Phase::Flushing(_) | Phase::Settling(_));
-        self.keys.values().filter(|pending| pending.slot == slot && is_under_way(&pending.phase)).count()
+        self.keys.values().filter(|pending| is_asked(pending.slot) && is_under_way(&pending.phase)).count()
     }
 
     /// Keys that have anything to be flushed.

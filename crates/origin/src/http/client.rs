@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -15,7 +16,10 @@ use crate::{
     tls::{self, Wanted},
 };
 
-pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(super) type Client = ClientOf<Full<Bytes>>;
+
+/// A client whose requests have bodies of this kind.
+pub(crate) type ClientOf<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 
 /// How long to try all of a host's addresses together before the load fails. An address of several that drops packets
 /// must leave time for the others within a `hard_timeout` of 10 s.
@@ -32,7 +36,11 @@ const IDLE_CONNECTIONS_MAX: usize = 256;
 const READ_LEN_MAX: usize = 64 * 1024;
 
 /// Makes a client. `ca_file` takes the place of the system's certificates.
-pub(super) fn client(is_https: bool, ca_file: Option<&Path>) -> Result<Client, ConfigError> {
+pub(crate) fn client<B>(is_https: bool, ca_file: Option<&Path>) -> Result<ClientOf<B>, ConfigError>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);

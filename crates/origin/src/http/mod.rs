@@ -1,7 +1,7 @@
 //! [`HttpOrigin`]: a GET a key, and a PUT or a DELETE a change.
 
 mod cache_control;
-mod client;
+pub(crate) mod client;
 mod store;
 mod url_template;
 

@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use larder_core::Version;
-
-use super::record::{Holder, Record, RecordId};
+use larder_core::{
+    Version,
+    behind::{Holder, Place, Record, RecordId},
+    placement::SlotSet,
+    version::Reading,
+};
 
 /// What a commit changed.
 #[derive(Debug)]
@@ -42,15 +45,21 @@ pub struct GroupStats {
     pub bytes: u64,
     /// Writes that were given up.
     pub dead_letters: u64,
+    /// What those take that this node is to flush.
+    pub records_bytes: u64,
     /// When the oldest record that this node is to flush was written, by the wall clock, in milliseconds since 1970.
     pub oldest_ms: Option<u64>,
 }
 
 #[derive(Default)]
 struct OfGroup {
+    /// All of them, those of a key by version.
+    ids: BTreeSet<RecordId>,
+    /// Those that this node is to flush.
     ages: BTreeSet<(u64, RecordId)>,
     copies: u64,
     bytes: u64,
+    owned_bytes: u64,
     dead_letters: u64,
 }
 
@@ -72,7 +81,9 @@ impl Index {
                 let group = self.groups.entry(Arc::clone(&id.place.group)).or_default();
                 group.bytes += cost;
                 self.bytes += cost;
+                group.ids.insert(id.clone());
                 if is_owned {
+                    group.owned_bytes += cost;
                     group.ages.insert((written_ms, id));
                 } else {
                     group.copies += 1;
@@ -82,7 +93,9 @@ impl Index {
                 let group = self.groups.entry(Arc::clone(&id.place.group)).or_default();
                 group.bytes = group.bytes.saturating_sub(cost);
                 self.bytes = self.bytes.saturating_sub(cost);
+                group.ids.remove(&id);
                 if is_owned {
+                    group.owned_bytes = group.owned_bytes.saturating_sub(cost);
                     group.ages.remove(&(written_ms, id));
                 } else {
                     group.copies = group.copies.saturating_sub(1);
@@ -116,6 +129,7 @@ impl Index {
             sum.records += stats.records;
             sum.copies += stats.copies;
             sum.bytes += stats.bytes;
+            sum.records_bytes += stats.records_bytes;
             sum.dead_letters += stats.dead_letters;
             sum.oldest_ms = sum.oldest_ms.into_iter().chain(stats.oldest_ms).min();
         }
@@ -126,6 +140,19 @@ impl Index {
         let ages = self.groups.get(group).into_iter().flat_map(|group| &group.ages);
         ages.take(len_max).map(|(_, id)| id.clone()).collect()
     }
+
+    /// The records of a group in these slots that this node is to flush.
+    pub(super) fn owned(&self, group: &str, slots: &SlotSet) -> Vec<RecordId> {
+        let ages = self.groups.get(group).into_iter().flat_map(|group| &group.ages);
+        ages.map(|(_, id)| id).filter(|id| slots.contains(id.place.slot)).cloned().collect()
+    }
+
+    pub(super) fn newest(&self, place: &Place) -> Option<Version> {
+        let last = Version::new(Reading::from_bits(u64::MAX), u32::MAX);
+        let (first, last) = (place.clone().at(Version::ZERO), place.clone().at(last));
+        let ids = &self.groups.get(&place.group)?.ids;
+        ids.range(first..=last).next_back().map(|id| id.version)
+    }
 }
 
 impl OfGroup {
@@ -134,6 +161,7 @@ impl OfGroup {
             records: self.ages.len() as u64,
             copies: self.copies,
             bytes: self.bytes,
+            records_bytes: self.owned_bytes,
             dead_letters: self.dead_letters,
             oldest_ms: self.ages.first().map(|(written_ms, _)| *written_ms),
         }

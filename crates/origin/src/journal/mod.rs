@@ -26,7 +26,11 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{Clock, Key, Version, placement::Slot, version::Reading};
+use larder_core::{
+    Clock, Key, Version,
+    placement::{Slot, SlotSet},
+    version::Reading,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,9 +45,9 @@ use crate::{blocking::Threads, storage::Storage};
 pub use error::JournalError;
 pub use index::GroupStats;
 pub use inspect::{BAD_NAMED_MAX, Bad, Met, Report, inspect};
+pub use larder_core::behind::{Appended, Holder, Mark, Place, Record, RecordId};
 pub use reading::PAGE_LEN_MAX;
-pub use record::{DeadLetter, Holder, Mark, Place, RECORD_OVERHEAD, Record, RecordId, TEXT_LEN_MAX};
-pub use tables::Appended;
+pub use record::{DeadLetter, RECORD_OVERHEAD, TEXT_LEN_MAX};
 
 /// Operations that wait for a commit: some commits' worth.
 pub const QUEUE_LEN_MAX: usize = 16_384;
@@ -61,7 +65,7 @@ pub const FILE_NAME: &str = "journal.larder";
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
     /// Bytes of records and dead letters, [`RECORD_OVERHEAD`] each included. The file may take about twice as much, and records
-    /// that are to be flushed some 200 bytes each of memory. Beyond it writers are refused.
+    /// that are to be flushed some 300 bytes each of memory. Beyond it writers are refused.
     pub bytes_max: u64,
     /// Marks that are kept: one for each key that was flushed within [`mark_age_max`](Self::mark_age_max), some 100 bytes each.
     pub marks_max: u64,
@@ -253,7 +257,7 @@ impl Journal {
     pub async fn append_all(&self, mut records: Vec<Record>) -> Result<Vec<Appended>, JournalError> {
         let now_ms = self.shared.clock.wall_ms();
         for record in &mut records {
-            if let Some(what) = record.too_long() {
+            if let Some(what) = record::too_long(record) {
                 return Err(JournalError::invalid(format!("the {what} has more than {TEXT_LEN_MAX} bytes")));
             }
             if record.written_ms == 0 {
@@ -386,6 +390,18 @@ impl Journal {
     #[must_use]
     pub fn oldest(&self, group: &str, len_max: usize) -> Vec<RecordId> {
         self.shared.index.lock().oldest(group, len_max)
+    }
+
+    /// The records of a group in these slots that this node is to flush, the oldest first.
+    #[must_use]
+    pub fn owned(&self, group: &str, slots: &SlotSet) -> Vec<RecordId> {
+        self.shared.index.lock().owned(group, slots)
+    }
+
+    /// The version of a key's newest record, whatever it is held for. It is told from memory, as of the last commit.
+    #[must_use]
+    pub fn newest_version(&self, place: &Place) -> Option<Version> {
+        self.shared.index.lock().newest(place)
     }
 
     /// What it has done and what is in it.

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use larder_core::placement::{Slot, SlotSet};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::{
@@ -76,6 +77,38 @@ impl Journal {
     ) -> Result<Vec<Record>, JournalError> {
         let after = after.map(|id| places::record(&id));
         self.page(tables::RECORDS, scope, after, len_max, "a record", record::decode).await
+    }
+
+    /// Records of a group in these slots, as [`records`](Self::records).
+    ///
+    /// # Errors
+    ///
+    /// As [`record`](Self::record).
+    pub async fn records_in(
+        &self,
+        group: Arc<str>,
+        slots: Arc<SlotSet>,
+        after: Option<RecordId>,
+        len_max: usize,
+    ) -> Result<Vec<Record>, JournalError> {
+        let after = after.map(|id| places::record(&id));
+        self.page_in(tables::RECORDS, (group, slots), after, len_max, "a record", record::decode).await
+    }
+
+    /// Marks of a group in these slots, likewise.
+    ///
+    /// # Errors
+    ///
+    /// As [`record`](Self::record).
+    pub async fn marks_in(
+        &self,
+        group: Arc<str>,
+        slots: Arc<SlotSet>,
+        after: Option<Place>,
+        len_max: usize,
+    ) -> Result<Vec<Mark>, JournalError> {
+        let after = after.map(|place| places::key(&place));
+        self.page_in(tables::MARKS, (group, slots), after, len_max, "a mark", record::decode_mark).await
     }
 
     /// A key's mark.
@@ -162,19 +195,78 @@ impl Journal {
     ) -> Result<Vec<T>, JournalError> {
         self.read(move |reading| {
             let table = reading.table(table)?;
-            let (mut found, mut bytes) = (Vec::new(), 0);
+            let (mut found, mut room) = (Vec::new(), Room::new(len_max));
             for entry in reading.range(&table, &scope.prefix(), after.as_deref())? {
                 let (at, stored) = entry.map_err(|error| reading.failed(error))?;
                 let place = Named { what, at: at.value() };
                 found.push(reading.check(&place, decode(at.value(), stored.value()))?);
-                bytes += stored.value().len();
-                if found.len() >= len_max.min(PAGE_LEN_MAX) || bytes >= PAGE_BYTES_MAX {
+                if !room.is_left(found.len(), stored.value().len()) {
                     break;
                 }
             }
             Ok(found)
         })
         .await
+    }
+
+    async fn page_in<T: Send + 'static>(
+        &self,
+        table: redb::TableDefinition<'static, &'static [u8], &'static [u8]>,
+        (group, slots): (Arc<str>, Arc<SlotSet>),
+        after: Option<Vec<u8>>,
+        len_max: usize,
+        what: &'static str,
+        decode: fn(&[u8], &[u8]) -> Result<T, Wrong>,
+    ) -> Result<Vec<T>, JournalError> {
+        self.read(move |reading| {
+            let table = reading.table(table)?;
+            let prefix = places::group(&group);
+            let slot_of = |at: &[u8]| {
+                let number = at.get(prefix.len()..)?.first_chunk()?;
+                Slot::new(u16::from_be_bytes(*number))
+            };
+            let (mut found, mut room) = (Vec::new(), Room::new(len_max));
+            let mut after = after;
+            'from: loop {
+                for entry in reading.range(&table, &prefix, after.as_deref())? {
+                    let (at, stored) = entry.map_err(|error| reading.failed(error))?;
+                    let place = Named { what, at: at.value() };
+                    let slot = slot_of(at.value()).ok_or(Wrong::Place);
+                    let slot = reading.check(&place, slot)?;
+                    if !slots.contains(slot) {
+                        // Nothing in between is looked at. No place is as short as a slot's.
+                        let Some(next) = slots.iter().find(|next| *next > slot) else { break 'from };
+                        after = Some(places::slot(&group, next));
+                        continue 'from;
+                    }
+                    found.push(reading.check(&place, decode(at.value(), stored.value()))?);
+                    if !room.is_left(found.len(), stored.value().len()) {
+                        break 'from;
+                    }
+                }
+                break;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// What there is room for in an answer.
+struct Room {
+    len_max: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn new(len_max: usize) -> Self {
+        Self { len_max: len_max.min(PAGE_LEN_MAX), bytes: 0 }
+    }
+
+    /// Whether anything goes beside so many, of which the last takes so many bytes.
+    fn is_left(&mut self, len: usize, bytes: usize) -> bool {
+        self.bytes += bytes;
+        len < self.len_max && self.bytes < PAGE_BYTES_MAX
     }
 }
 

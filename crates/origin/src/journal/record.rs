@@ -1,12 +1,18 @@
-//! [`Record`]: a write that its origin does not have yet; and what records, marks and dead letters look like as bytes.
+//! What records, marks and dead letters look like as bytes.
 //!
 //! A place is what sorts: group, slot, length of the key, key, and for records the version, each so written that bytes sort as
 //! the things do. Everything stored ends with a CRC-32 of its place and itself, which is looked at whenever it is read.
 
-use std::{fmt, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_core::{Change, Key, Value, Version, placement::Slot, version::Reading};
+use larder_core::{
+    Change, Key, Value, Version,
+    behind::{Holder, Mark, Place, Record, RecordId},
+    placement::Slot,
+    store::{Tag, Tags},
+    version::Reading,
+};
 
 /// What a record takes beside its own bytes: its entry in the file's pages, and in the table of ages in memory.
 pub const RECORD_OVERHEAD: u64 = 256;
@@ -17,155 +23,23 @@ pub const TEXT_LEN_MAX: usize = 4096;
 /// The way in which things are written as bytes.
 const ENCODING: u8 = 1;
 
-/// A key of a group.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The group.
-    pub group: Arc<str>,
-    /// The key's slot.
-    pub slot: Slot,
-    /// The key.
-    pub key: Key,
-}
+/// The way in which records are written that have a ttl or tags. An older version, which would take those for a part of the value,
+/// does not read it: it refuses such a journal.
+const ENCODING_WITH_MORE: u8 = 2;
 
-impl Place {
-    /// The place of a group's key.
-    pub fn new(group: impl Into<Arc<str>>, key: Key) -> Self {
-        let group = group.into();
-        Self { slot: Slot::of(&group, key.as_bytes()), group, key }
-    }
-
-    /// The record of this version here.
-    #[must_use]
-    pub const fn at(self, version: Version) -> RecordId {
-        RecordId { place: self, version }
-    }
-}
-
-/// Keys may be secrets, so that only their length and first bytes are shown.
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.group, self.key)
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A write: where, and its version, which no other write of the cluster has.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordId {
-    /// Where.
-    pub place: Place,
-    /// Which.
-    pub version: Version,
-}
-
-impl fmt::Display for RecordId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of version {}", self.place, self.version)
-    }
-}
-
-impl fmt::Debug for RecordId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// What a node holds a record for.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Holder {
-    /// It owned the slot when it took the write, or took the record over since: it is to flush it.
-    Owner,
-    /// It keeps the second copy for the member of this name, which is to flush it.
-    CopyFor(Arc<str>),
-}
-
-/// A write that its origin does not have yet.
-///
-/// # Examples
-///
-/// ```
-/// use larder_core::{Change, Key, Version};
-/// use larder_origin::journal::{Place, Record};
-///
-/// let id = Place::new("users", Key::new("42")?).at(Version::ZERO);
-/// let record = Record::new(id, Change::Put("Zaphod".into()));
-/// assert!(record.idempotency_key.is_none());
-/// # Ok::<(), larder_core::Error>(())
-/// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Record {
-    /// Which write it is.
-    pub id: RecordId,
-    /// What is to become of the key. Of a value its bytes and content type are kept.
-    pub change: Change,
-    /// The writer's own, if there was one.
-    pub idempotency_key: Option<Arc<str>>,
-    /// What this node holds it for.
-    pub holder: Holder,
-    /// When it was first journalled, by the wall clock, in milliseconds since 1970; 0 has the journal fill it in.
-    pub written_ms: u64,
-}
-
-impl Record {
-    /// A write that this node took as owner, now.
-    #[must_use]
-    pub const fn new(id: RecordId, change: Change) -> Self {
-        Self { id, change, idempotency_key: None, holder: Holder::Owner, written_ms: 0 }
-    }
-
-    /// The same, with its writer's idempotency key.
-    #[must_use]
-    pub fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
-        self.idempotency_key = Some(key.into());
-        self
-    }
-
-    /// The same, held for this reason.
-    #[must_use]
-    pub fn held_as(mut self, holder: Holder) -> Self {
-        self.holder = holder;
-        self
-    }
-
-    /// What is longer than it can be written, if anything is.
-    pub(super) fn too_long(&self) -> Option<&'static str> {
-        let content_type = match &self.change {
-            Change::Put(value) => value.content_type(),
-            Change::Delete => None,
-        };
-        let holder = match &self.holder {
-            Holder::CopyFor(name) => Some(&**name),
-            Holder::Owner => None,
-        };
-        let texts = [("content type", content_type), ("idempotency key", self.idempotency_key.as_deref())];
-        let mut texts = texts.into_iter().chain([("holder's name", holder)]);
-        texts.find(|(_, text)| text.is_some_and(|text| text.len() > TEXT_LEN_MAX)).map(|(what, _)| what)
-    }
-}
-
-/// That a key's writes up to a version are at the origin, or need not go there any more.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mark {
-    /// The key.
-    pub place: Place,
-    /// The newest version that is settled.
-    pub version: Version,
-    /// When it was settled, by the wall clock, in milliseconds since 1970; 0 has the journal fill it in.
-    pub written_ms: u64,
-}
-
-impl Mark {
-    /// That everything up to `version` is settled, now.
-    #[must_use]
-    pub const fn new(place: Place, version: Version) -> Self {
-        Self { place, version, written_ms: 0 }
-    }
+/// What is longer than it can be written, if anything is.
+pub(super) fn too_long(record: &Record) -> Option<&'static str> {
+    let content_type = match &record.change {
+        Change::Put(value) => value.content_type(),
+        Change::Delete => None,
+    };
+    let holder = match &record.holder {
+        Holder::CopyFor(name) => Some(&**name),
+        Holder::Owner => None,
+    };
+    let texts = [("content type", content_type), ("idempotency key", record.idempotency_key.as_deref())];
+    let mut texts = texts.into_iter().chain([("holder's name", holder)]);
+    texts.find(|(_, text)| text.is_some_and(|text| text.len() > TEXT_LEN_MAX)).map(|(what, _)| what)
 }
 
 /// A write that was given up.
@@ -248,6 +122,8 @@ const PUT: u8 = 1;
 const HAS_CONTENT_TYPE: u8 = 2;
 const HAS_IDEMPOTENCY_KEY: u8 = 4;
 const IS_COPY: u8 = 8;
+const HAS_TTL: u8 = 16;
+const HAS_TAGS: u8 = 32;
 
 /// A record's bytes at `place`.
 pub(super) fn encode(place: &[u8], record: &Record) -> Vec<u8> {
@@ -265,11 +141,21 @@ pub(super) fn encode(place: &[u8], record: &Record) -> Vec<u8> {
     for (flag, text) in texts {
         flags |= text.map_or(0, |_| flag);
     }
+    let tags = value.map_or(Tags::NONE, Value::tags);
+    flags |= record.ttl.map_or(0, |_| HAS_TTL) | if tags.is_empty() { 0 } else { HAS_TAGS };
+    let encoding = if flags & (HAS_TTL | HAS_TAGS) == 0 { ENCODING } else { ENCODING_WITH_MORE };
     let mut bytes = Vec::with_capacity(64 + value.map_or(0, |value| value.len()));
-    bytes.extend_from_slice(&[ENCODING, flags]);
+    bytes.extend_from_slice(&[encoding, flags]);
     bytes.extend_from_slice(&record.written_ms.to_be_bytes());
     for text in texts.into_iter().filter_map(|(_, text)| text) {
         push_text(text, &mut bytes);
+    }
+    if let Some(ttl) = record.ttl {
+        bytes.extend_from_slice(&u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX).to_be_bytes());
+    }
+    if !tags.is_empty() {
+        let numbers: Vec<u8> = tags.iter().flat_map(|tag| tag.number().to_be_bytes()).collect();
+        push_bytes(&numbers, &mut bytes);
     }
     if let Some(value) = value {
         bytes.extend_from_slice(value);
@@ -282,20 +168,31 @@ pub(super) fn decode(place: &[u8], bytes: &[u8]) -> Result<Record, Wrong> {
     let id = places::read_record(place).ok_or(Wrong::Place)?;
     let mut fields = Fields(unseal(place, bytes)?);
     let record = (|| {
-        let flags = fields.head()?;
+        let [encoding, flags] = fields.array()?;
+        let has_more = flags & (HAS_TTL | HAS_TAGS) != 0;
+        if encoding != (if has_more { ENCODING_WITH_MORE } else { ENCODING }) {
+            return None;
+        }
         let written_ms = fields.u64()?;
         let mut text = |flag| if flags & flag == 0 { Some(None) } else { fields.text().map(Some) };
         let (content_type, idempotency_key) = (text(HAS_CONTENT_TYPE)?, text(HAS_IDEMPOTENCY_KEY)?);
         let holder = text(IS_COPY)?.map_or(Holder::Owner, |name| Holder::CopyFor(name.into()));
+        let ttl = if flags & HAS_TTL == 0 { None } else { Some(Duration::from_nanos(fields.u64()?)) };
+        let tags = if flags & HAS_TAGS == 0 { Tags::NONE } else { read_tags(fields.bytes()?)? };
         let change = if flags & PUT == 0 {
             Change::Delete
         } else {
-            let value = Value::new(Bytes::copy_from_slice(fields.0));
+            let value = Value::new(Bytes::copy_from_slice(fields.0)).with_tags(tags);
             Change::Put(content_type.map_or(value.clone(), |content_type| value.with_content_type(content_type)))
         };
-        Some(Record { id, change, idempotency_key: idempotency_key.map(Arc::from), holder, written_ms })
+        Some(Record { id, change, ttl, idempotency_key: idempotency_key.map(Arc::from), holder, written_ms })
     })();
     record.ok_or(Wrong::Content)
+}
+
+fn read_tags(numbers: &[u8]) -> Option<Tags> {
+    let (numbers, []) = numbers.as_chunks() else { return None };
+    numbers.iter().map(|number| Tag::new(u16::from_be_bytes(*number))).collect()
 }
 
 /// A mark's bytes at `place`.
@@ -451,14 +348,17 @@ mod tests {
             content_type in proptest::option::of("[a-z/]{0,9}"),
             idempotency_key in proptest::option::of("[a-z]{0,9}"),
             holder in proptest::option::of("[a-z]{1,9}"),
+            ttl in proptest::option::of(any::<u64>()),
+            tags in proptest::collection::vec(0..4096_u16, 0..5),
         ) -> Record {
             let change = value.map_or(Change::Delete, |value| {
-                let value = Value::new(value);
+                let value = Value::new(value).with_tags(tags.into_iter().filter_map(Tag::new).collect());
                 Change::Put(content_type.map_or(value.clone(), |content_type| value.with_content_type(content_type)))
             });
             Record {
                 id: place("users", &key).at(version(bits, incarnation)),
                 change,
+                ttl: ttl.map(Duration::from_nanos),
                 idempotency_key: idempotency_key.map(Arc::from),
                 holder: holder.map_or(Holder::Owner, |name| Holder::CopyFor(name.into())),
                 written_ms,

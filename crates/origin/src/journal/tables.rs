@@ -5,13 +5,17 @@
 
 use std::sync::Arc;
 
-use larder_core::{Version, version::Reading};
+use larder_core::{
+    Version,
+    behind::{Appended, Holder, Mark, Place, Record, RecordId},
+    version::Reading,
+};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use super::{
     JournalError,
     index::Delta,
-    record::{self, DeadLetter, Fields, Holder, Mark, Place, RECORD_OVERHEAD, Record, RecordId, Wrong, places},
+    record::{self, DeadLetter, Fields, RECORD_OVERHEAD, Wrong, places},
 };
 
 type Bytes = &'static [u8];
@@ -133,17 +137,6 @@ pub(super) enum Op {
     ReserveClock(Reading),
     Remember(Vec<Arc<str>>),
     Forget,
-}
-
-/// What became of a record that was to be appended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Appended {
-    /// It is in the journal.
-    Stored,
-    /// Its key has a mark of its version or a later one: it needs no keeping.
-    Settled,
-    /// It is older than marks that were forgotten, so that nobody knows whether it was flushed: it is among the dead letters.
-    Buried,
 }
 
 /// What an operation came to.

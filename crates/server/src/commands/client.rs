@@ -95,6 +95,8 @@ fn encode(key: &Key) -> String {
 pub(super) struct NodeClient {
     http: Client<HttpConnector, Full<Bytes>>,
     node: NodeUrl,
+    /// What names another one.
+    flag: &'static str,
 }
 
 impl NodeClient {
@@ -102,7 +104,12 @@ impl NodeClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        Self { http: Client::builder(TokioExecutor::new()).build(connector), node }
+        Self { http: Client::builder(TokioExecutor::new()).build(connector), node, flag: "--node" }
+    }
+
+    /// A client of where a node serves operators.
+    pub(super) fn of_admin(node: NodeUrl) -> Self {
+        Self { flag: "--admin", ..Self::new(node) }
     }
 
     /// Waits for an answer to begin, whatever it is and however long that takes.
@@ -117,7 +124,7 @@ impl NodeClient {
             .uri(format!("{node}{path}"))
             .body(Full::new(body))
             .map_err(|error| Failure::usage(format!("{node} can't be asked: {error}")))?;
-        self.http.request(request).await.map_err(|error| unreachable(node, &innermost(&error)))
+        self.http.request(request).await.map_err(|error| self.unreachable(&innermost(&error)))
     }
 
     /// Waits for an answer to begin.
@@ -128,7 +135,7 @@ impl NodeClient {
     pub(super) async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let response = match tokio::time::timeout(ANSWER_TIMEOUT, self.send(method, path, body)).await {
             Ok(response) => response?,
-            Err(_) => return Err(unreachable(&self.node, "it did not answer in time")),
+            Err(_) => return Err(self.unreachable("it did not answer in time")),
         };
         if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
     }
@@ -142,6 +149,12 @@ impl NodeClient {
         let response = self.ask(Method::GET, path, Bytes::new()).await?;
         serde_json::from_slice(&whole(response).await?)
             .map_err(|error| Failure::failed(format!("{} does not answer as a Larder node does: {error}", self.node)))
+    }
+
+    fn unreachable(&self, reason: &str) -> Failure {
+        let Self { node, flag, .. } = self;
+        let message = format!("could not reach {node}: {reason}; start a node there or name another with {flag}");
+        Failure::new(Exit::Unreachable, message)
     }
 }
 
@@ -176,13 +189,6 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
     }
 }
 
-fn unreachable(node: &NodeUrl, reason: &str) -> Failure {
-    Failure::new(
-        Exit::Unreachable,
-        format!("could not reach {node}: {reason}; start a node there or name another with --node"),
-    )
-}
-
 /// What lies at the bottom of an error, which says it best: "Connection refused".
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
@@ -203,7 +209,7 @@ async fn refused(response: Response<Incoming>) -> Failure {
         return Failure::failed(format!("the node answered {status}, which no Larder node would: is it one?"));
     };
     let exit = match (status, problem.r#type.as_str()) {
-        (StatusCode::NOT_FOUND, "not-found") => Exit::NotFound,
+        (StatusCode::NOT_FOUND, "not-found" | "unknown-dead-letter") => Exit::NotFound,
         (StatusCode::NOT_FOUND, "unknown-group") => Exit::Usage,
         _ => Exit::Failed,
     };

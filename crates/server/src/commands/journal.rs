@@ -1,13 +1,11 @@
 //! `larder journal`: what is in the write-behind journal of a node that does not run. It changes nothing.
 
-use std::time::{Duration, SystemTime};
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use larder::origin::journal::{self, DeadLetter, Holder, JournalError, Met, Record, Report};
 use larder_core::{Change, Key};
 use serde_json::{Value, json};
 
-use super::{Failure, print};
+use super::{Failure, print, time};
 use crate::cli::JournalArgs;
 
 /// What is gathered before it is written.
@@ -106,11 +104,6 @@ fn told(record: &Record) -> String {
     };
     let (group, key) = (&id.place.group, id.place.key.as_bytes().escape_ascii());
     format!("{group}/{key}  version {}  {change}  held {holder}  written {}", id.version, time(*written_ms))
-}
-
-fn time(ms: u64) -> String {
-    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    time.map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_millis(time).to_string())
 }
 
 fn of_record(record: &Record) -> Value {

@@ -1,12 +1,18 @@
 //! What each command does, one a file, and how it may end.
 
-use std::{fmt, io, path::Path, process::ExitCode};
+use std::{
+    fmt, io,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use crate::config::{Mistake, Mistakes, Place};
 
 pub mod bench;
 pub mod check;
 mod client;
+pub mod dead_letters;
 pub mod demo;
 pub mod get;
 pub mod invalidate;
@@ -119,6 +125,12 @@ fn run_on_threads<T>(future: impl Future<Output = Result<T, Failure>>) -> Result
         .build()
         .map_err(|error| Failure::failed(format!("threads can't be started: {error}")))?
         .block_on(future)
+}
+
+/// A time by the wall clock, in milliseconds since 1970, as people write it.
+fn time(ms: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+    time.map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_millis(time).to_string())
 }
 
 /// Writes to stdout. Who reads it may have seen enough: a closed pipe is no failure.

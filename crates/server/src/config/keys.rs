@@ -96,6 +96,9 @@ section! {
         advertise: Option<String> = shapes::HOST, Absent("each listener's own address, or the host's name where that is `0.0.0.0` or `[::]`");
         /// How nodes talk to each other; the same on every node. `"grpc"` is Larder's own protocol. `"http"` is golang/groupcache's protocol for reads and the client API for writes; it is the one that `ring = "groupcache"` needs.
         transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("grpc");
+        /// The folder for what must survive: the journal of writes that are not at their origins yet, and how far the node's clock has gone. Each
+        /// node needs one of its own, on a disk of its own. It is used where a group writes to its origin.
+        data_dir: Option<PathBuf> = FilePath { expected: "the path of a folder" }, Absent("nothing is kept: should the wall clock be turned back while the node is down, its versions go back with it");
         /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.
@@ -107,10 +110,7 @@ section! {
         /// How many threads do the work; 0 is one for each core.
         workers: usize = Whole { min: 0_usize, max: 1024 }, Default("0");
     }
-    later {
-        /// The folder for what must survive: the write-behind journal.
-        data_dir;
-    }
+    later {}
 }
 
 /// How the members of the cluster are found.

@@ -59,6 +59,11 @@ pub(super) trait Scalar: Describe {
 
     /// Takes a value of TOML's own types.
     fn take(&self, value: &Value) -> Result<Self::Value, Refusal>;
+
+    /// Whether this text is the value itself, though it begins as one that stands elsewhere.
+    fn is_itself(&self, _text: &str) -> bool {
+        false
+    }
 }
 
 /// Why a value was not taken.
@@ -73,7 +78,11 @@ impl<S: Scalar> Kind for S {
     type Output = S::Value;
 
     fn read(&self, path: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<S::Value> {
-        let fetched = match indirect::follow(&entry.value) {
+        let followed = match &entry.value {
+            Value::Text(text) | Value::Plain(text) if self.is_itself(text) => Ok(None),
+            value => indirect::follow(value),
+        };
+        let fetched = match followed {
             Ok(fetched) => fetched,
             Err(message) => {
                 mistakes.add(entry.place, path, message);

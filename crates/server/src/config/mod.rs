@@ -29,8 +29,8 @@ pub use document::Override;
 pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport, WriteMode};
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
 pub use origin::{
-    DirectoryOriginConfig, HttpOriginConfig, OriginConfig, PostgresOriginConfig, RedisOriginConfig, Secret,
-    SqliteOriginConfig,
+    DirectoryOriginConfig, HttpOriginConfig, ObjectOriginConfig, OriginConfig, PostgresOriginConfig, RedisOriginConfig,
+    Secret, SqliteOriginConfig,
 };
 pub use reference::reference;
 pub use shapes::{GossipKey, MemberConfig};

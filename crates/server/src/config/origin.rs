@@ -14,6 +14,9 @@ use super::{
 /// The most headers that are sent to an origin.
 const HEADERS_MAX: usize = 64;
 
+/// The most options of an object store: more than any has.
+const OPTIONS_MAX: usize = 64;
+
 /// The group that `--origin` is for.
 pub(super) const DEFAULT_GROUP: &str = "default";
 
@@ -30,6 +33,8 @@ pub enum OriginConfig {
     Postgres(PostgresOriginConfig),
     /// A folder of files.
     Directory(DirectoryOriginConfig),
+    /// An object store.
+    Object(ObjectOriginConfig),
     /// A Redis server.
     Redis(RedisOriginConfig),
 }
@@ -42,6 +47,7 @@ enum OriginKind {
     Sqlite,
     Postgres,
     Directory,
+    Object,
     Redis,
 }
 
@@ -51,8 +57,8 @@ const KIND: Choice<OriginKind> = Choice(&[
     Word::Works("sqlite", OriginKind::Sqlite),
     Word::Works("postgres", OriginKind::Postgres),
     Word::Works("directory", OriginKind::Directory),
+    Word::Works("object", OriginKind::Object),
     Word::Works("redis", OriginKind::Redis),
-    Word::Later("object"),
 ]);
 
 section! {
@@ -137,6 +143,28 @@ section! {
 }
 
 section! {
+    /// An object store: a key is the name of an object below the URL's path. Where the store keeps metadata and knows conditions, objects bear
+    /// the version that they were put under as `larderversion`, and a put that is older than what is there is a conflict.
+    pub struct ObjectOriginConfig {
+        /// The store: `s3://bucket/path` (S3 and what speaks like it), `gs://bucket/path`, `az://container/path`, `https://host/path` (WebDAV), or
+        /// `file:///path` for files, which here is no file that the URL stands in. `memory:///` is for trying things out: it ends with the node.
+        url: Secret = StoreUrl, Required;
+        /// What the store needs to know, by the names of the crate object_store, such as `options = { aws_region = "eu-central-1",
+        /// aws_access_key_id = "env:S3_KEY_ID", aws_secret_access_key = "env:S3_SECRET" }`; `aws_endpoint` for what speaks like S3. Nothing
+        /// else is taken from the environment.
+        options: BTreeMap<String, Secret> = Named {
+            suffix: "",
+            names: Text { expected: "the name of an option", fits: is_option_name },
+            of: SecretText,
+            len_max: OPTIONS_MAX,
+        }, Default("{}");
+        /// A PEM file with the certificates that the store is trusted by.
+        ca_file: Option<PathBuf> = FilePath { expected: "the path of a PEM file" }, Absent("those that the system trusts");
+    }
+    later {}
+}
+
+section! {
     /// A Redis server: GET, SET and DEL of strings. It doesn't fence.
     pub struct RedisOriginConfig {
         /// The server.
@@ -164,6 +192,7 @@ impl Describe for OriginTable {
             table::<SqliteOriginConfig>("sqlite"),
             table::<PostgresOriginConfig>("postgres"),
             table::<DirectoryOriginConfig>("directory"),
+            table::<ObjectOriginConfig>("object"),
             table::<RedisOriginConfig>("redis"),
         ]
     }
@@ -195,6 +224,7 @@ impl Kind for OriginTable {
             OriginKind::Sqlite => OriginConfig::Sqlite(Reader::section(path, place, &table, mistakes)?),
             OriginKind::Postgres => OriginConfig::Postgres(Reader::section(path, place, &table, mistakes)?),
             OriginKind::Directory => OriginConfig::Directory(Reader::section(path, place, &table, mistakes)?),
+            OriginKind::Object => OriginConfig::Object(Reader::section(path, place, &table, mistakes)?),
             OriginKind::Redis => OriginConfig::Redis(Reader::section(path, place, &table, mistakes)?),
         })
     }
@@ -304,6 +334,52 @@ impl Scalar for PostgresUrl {
         }
         Err(Refusal::Because(format!("expected {}", self.expected())))
     }
+}
+
+/// The schemes that an object store's URL may have.
+const STORE_SCHEMES: [&str; 12] = [
+    "s3://",
+    "s3a://",
+    "gs://",
+    "az://",
+    "adl://",
+    "azure://",
+    "abfs://",
+    "abfss://",
+    "http://",
+    "https://",
+    "file:///",
+    "memory:///",
+];
+
+/// The URL of an object store, which is never shown.
+struct StoreUrl;
+
+impl Describe for StoreUrl {
+    fn expected(&self) -> String {
+        r#"the URL of an object store such as "s3://bucket/path" or "file:///path""#.to_owned()
+    }
+}
+
+impl Scalar for StoreUrl {
+    type Value = Secret;
+
+    fn take(&self, value: &Value) -> Result<Secret, Refusal> {
+        match value {
+            Value::Text(text) if STORE_SCHEMES.iter().any(|scheme| text.starts_with(scheme)) => Ok(Secret::new(text)),
+            Value::Text(_) => Err(Refusal::Because(format!("expected {}", self.expected()))),
+            _ => Err(Refusal::Unexpected),
+        }
+    }
+
+    fn is_itself(&self, text: &str) -> bool {
+        text.starts_with("file:///")
+    }
+}
+
+/// Which there are is for the store to say.
+fn is_option_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// The schemes that a Redis server's URL may have.

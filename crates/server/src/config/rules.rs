@@ -95,7 +95,10 @@ impl Rules<'_> {
                 }
                 OriginConfig::Sqlite(origin) => &origin.upsert,
                 OriginConfig::Postgres(origin) => &origin.upsert,
-                OriginConfig::Http(_) | OriginConfig::Directory(_) | OriginConfig::Redis(_) => continue,
+                OriginConfig::Http(_)
+                | OriginConfig::Directory(_)
+                | OriginConfig::Object(_)
+                | OriginConfig::Redis(_) => continue,
             };
             if statement.is_none() {
                 self.breaks(&key, format!("\"through\" needs a statement that writes: set {origin}.upsert too"));
@@ -108,7 +111,11 @@ impl Rules<'_> {
             let (upsert, upsert_many) = match &group.origin {
                 OriginConfig::Sqlite(origin) => (&origin.upsert, &origin.upsert_many),
                 OriginConfig::Postgres(origin) => (&origin.upsert, &origin.upsert_many),
-                OriginConfig::None | OriginConfig::Http(_) | OriginConfig::Directory(_) | OriginConfig::Redis(_) => {
+                OriginConfig::None
+                | OriginConfig::Http(_)
+                | OriginConfig::Directory(_)
+                | OriginConfig::Object(_)
+                | OriginConfig::Redis(_) => {
                     continue;
                 }
             };

@@ -146,7 +146,6 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "line 4: cluster.discovery: \"consul\" needs node.transport = \"grpc\": nodes that speak HTTP need a list of static members",
         ),
         // What does not work yet.
-        ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
         (
             "[groups.a]\nconsistency = 'strong'\n[groups.b]\nwrite = 'through'",
@@ -166,12 +165,12 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "[groups.a.origin]\nkind = 'object'\nurl = 'x'",
-            "line 2: groups.a.origin.kind: \"object\" does not work yet: use \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
+            "line 3: groups.a.origin.url: expected the URL of an object store such as \"s3://bucket/path\" or \"file:///path\"",
         ),
         // What is missing.
         (
             "[groups.a]\n\n[groups.a.origin]",
-            "line 3: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
+            "line 3: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\", \"object\" or \"redis\"",
         ),
         (
             "[groups.a.origin]\nkind = 'http'",
@@ -384,7 +383,7 @@ fn a_mistake_of_a_flag_names_the_flag() {
         ),
         (
             "groups.a.origin={}",
-            "--set: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\" or \"redis\"",
+            "--set: groups.a.origin.kind: this key is missing: expected \"none\", \"http\", \"sqlite\", \"postgres\", \"directory\", \"object\" or \"redis\"",
         ),
         (
             "cluster.members=['a']",

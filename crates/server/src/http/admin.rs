@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
+use larder::origin::journal::Journal;
 use larder_core::ErrorKind;
 use serde_json::json;
 use tokio::{sync::watch, task::spawn_blocking};
@@ -10,6 +11,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use super::{
     Request, Response,
     api::{Inner, json},
+    dead_letters::DeadLetters,
     listener::Handler,
     metrics,
     problem::{Problem, ProblemKind},
@@ -27,7 +29,7 @@ use crate::reload::Reload;
 /// let (draining, watched) = tokio::sync::watch::channel(false);
 /// let api = Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
 /// let reload = Reload::new(Config::parse("", &[])?, None, api.clone());
-/// let _admin = api.admin(Operations { draining, reload });
+/// let _admin = api.admin(Operations { draining, reload, journal: None });
 /// # Ok(()) }
 /// ```
 pub struct Operations {
@@ -35,6 +37,8 @@ pub struct Operations {
     pub draining: watch::Sender<bool>,
     /// Takes up a configuration that has changed.
     pub reload: Reload,
+    /// Where writes are that were given up, if there is such a place.
+    pub journal: Option<Journal>,
 }
 
 /// Answers operators' requests.
@@ -47,7 +51,7 @@ pub struct Admin {
 impl Handler for Admin {
     async fn answer(&self, request: Request) -> Response {
         let answer = match route::admin(request.method(), request.uri().path()) {
-            Ok(route) => self.carry_out(route).await,
+            Ok(route) => self.carry_out(route, request.uri().query()).await,
             Err(problem) => Err(problem),
         };
         answer.unwrap_or_else(Response::from)
@@ -55,8 +59,13 @@ impl Handler for Admin {
 }
 
 impl Admin {
-    async fn carry_out(&self, route: AdminRoute) -> Result<Response, Problem> {
+    async fn carry_out(&self, route: AdminRoute, query: Option<&str>) -> Result<Response, Problem> {
+        let letters = DeadLetters { node: &self.api.node, journal: self.operations.journal.as_ref() };
         match route {
+            AdminRoute::DeadLetters => letters.list(query).await,
+            AdminRoute::DeadLetter(id) => letters.show(id).await,
+            AdminRoute::DropDeadLetter(id) => letters.drop(id).await,
+            AdminRoute::RetryDeadLetter(id) => letters.retry(id).await,
             AdminRoute::Health => Ok(text("ok\n".into(), "text/plain; charset=utf-8")),
             AdminRoute::Ready => {
                 self.api.check_ready()?;

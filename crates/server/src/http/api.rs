@@ -333,7 +333,7 @@ fn unknown_group(name: &[u8]) -> Problem {
     }
 }
 
-fn written(version: Option<Version>) -> Response {
+pub(super) fn written(version: Option<Version>) -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     if let Some(version) = version {

@@ -186,8 +186,9 @@ pub(super) const FAMILIES: &[Family] = &[
         about: "Writes that this node carried out as the owner; mode is the group's `write`",
         read: |sources, samples| {
             sources.each_group(|name, served| {
+                let mode = if served.group.writes_through() { "through" } else { "none" };
                 WriteResult::ALL.iter().try_for_each(|result| {
-                    samples.count(&[name, "none", result.as_str()], served.group.stats().writes.of(*result).sum())
+                    samples.count(&[name, mode, result.as_str()], served.group.stats().writes.of(*result).sum())
                 })
             })
         },

@@ -12,6 +12,7 @@ mod admin;
 mod api;
 mod body;
 mod conditions;
+mod dead_letters;
 mod found;
 mod get_many;
 mod head;

@@ -31,11 +31,22 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// The configuration that was read anew has mistakes.
     BadConfiguration,
+    /// The node has no such dead letter.
+    UnknownDeadLetter,
+    /// A dead letter's key was written since.
+    Overtaken,
 }
 
 impl ProblemKind {
     /// The kinds that no [`ErrorKind`] is behind.
-    pub const OF_HTTP: [Self; 4] = [Self::NotFound, Self::UnknownPath, Self::MethodNotAllowed, Self::BadConfiguration];
+    pub const OF_HTTP: [Self; 6] = [
+        Self::NotFound,
+        Self::UnknownPath,
+        Self::MethodNotAllowed,
+        Self::BadConfiguration,
+        Self::UnknownDeadLetter,
+        Self::Overtaken,
+    ];
 
     /// The problem's `type`.
     #[must_use]
@@ -46,6 +57,8 @@ impl ProblemKind {
             Self::UnknownPath => "unknown-path",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BadConfiguration => "bad-configuration",
+            Self::UnknownDeadLetter => "unknown-dead-letter",
+            Self::Overtaken => "overtaken",
         }
     }
 
@@ -60,6 +73,8 @@ impl ProblemKind {
             Self::BadConfiguration => {
                 (StatusCode::BAD_REQUEST, "The configuration has mistakes, and nothing was changed.")
             }
+            Self::UnknownDeadLetter => (StatusCode::NOT_FOUND, "The node has no such dead letter."),
+            Self::Overtaken => (StatusCode::CONFLICT, "The dead letter's key was written since."),
             Self::Error(kind) => match kind {
                 E::Invalid => (StatusCode::BAD_REQUEST, "The key, the group, a header or the body is malformed."),
                 E::UnknownGroup => (StatusCode::NOT_FOUND, "There is no such group."),

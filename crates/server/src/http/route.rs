@@ -71,8 +71,29 @@ const RELOAD: Row = Row {
             `{\"changed\":[…],\"needs_restart\":[…]}`, each a list of keys; or 400 and every mistake, and nothing has changed.",
 };
 
+const DEAD_LETTERS: Row = Row {
+    path: "/v1/dead-letters",
+    methods: READ,
+    about: "The writes that this node gave up because the origin refused them: `{\"dead_letters\":[…],\"next\":17}`, the oldest first, each \
+            with `id`, `group`, `key` (or `key_b64`), `version`, `op`, `len`, `content_type`, `idempotency_key`, `reason`, `written_ms` and \
+            `buried_ms`. `?n=` says how many (100; 1,024 at most), `?after=` from where to go on: after the `next` of the page before, \
+            until that is null.",
+};
+const DEAD_LETTER: Row = Row {
+    path: "/v1/dead-letters/{id}",
+    methods: "GET, HEAD, DELETE",
+    about: "One of them, with its `value` in Base64, null for a delete. DELETE drops it for good: 204.",
+};
+const RETRY: Row = Row {
+    path: "/v1/dead-letters/{id}/retry",
+    methods: "POST",
+    about: "Writes it anew, as any write of its key, and drops it once that is acknowledged: 204 with the new `ETag`. 409 if this node \
+            knows of a later write of the key.",
+};
+
 /// The paths for operators.
-pub(super) const ADMIN_ROWS: [&Row; 5] = [&HEALTH, &READY, &METRICS, &DRAIN, &RELOAD];
+pub(super) const ADMIN_ROWS: [&Row; 8] =
+    [&HEALTH, &READY, &METRICS, &DRAIN, &RELOAD, &DEAD_LETTERS, &DEAD_LETTER, &RETRY];
 
 /// A group and a key as they stand in a path, still encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +124,10 @@ pub(super) enum AdminRoute {
     Metrics,
     Drain,
     Reload,
+    DeadLetters,
+    DeadLetter(u64),
+    DropDeadLetter(u64),
+    RetryDeadLetter(u64),
 }
 
 /// What `method` of `uri` asks for.
@@ -141,7 +166,27 @@ pub(super) fn admin(method: &Method, path: &str) -> Result<AdminRoute, Problem> 
         "/metrics" => read(method, &METRICS).map(|()| AdminRoute::Metrics),
         "/v1/drain" => post(method, &DRAIN).map(|()| AdminRoute::Drain),
         "/v1/reload" => post(method, &RELOAD).map(|()| AdminRoute::Reload),
-        _ => Err(unknown_path()),
+        "/v1/dead-letters" => read(method, &DEAD_LETTERS).map(|()| AdminRoute::DeadLetters),
+        _ => match path.strip_prefix("/v1/dead-letters/") {
+            Some(rest) => dead_letter(method, rest),
+            None => Err(unknown_path()),
+        },
+    }
+}
+
+fn dead_letter(method: &Method, rest: &str) -> Result<AdminRoute, Problem> {
+    let number = |id: &str| {
+        let id = id.parse().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
+        id.ok_or_else(|| Problem::bad_request("The id of a dead letter is a number, as GET /v1/dead-letters has it."))
+    };
+    match rest.split_once('/') {
+        None => match *method {
+            Method::GET | Method::HEAD => number(rest).map(AdminRoute::DeadLetter),
+            Method::DELETE => number(rest).map(AdminRoute::DropDeadLetter),
+            _ => Err(Problem::method_not_allowed(DEAD_LETTER.methods)),
+        },
+        Some((id, "retry")) => post(method, &RETRY).and_then(|()| number(id)).map(AdminRoute::RetryDeadLetter),
+        Some(_) => Err(unknown_path()),
     }
 }
 
@@ -270,7 +315,7 @@ mod tests {
         for row in ADMIN_ROWS {
             for method in all.map(|name| Method::from_bytes(name.as_bytes()).unwrap()) {
                 let allowed = row.methods.split(", ").any(|name| name == method.as_str());
-                let refused = admin(&method, row.path).err().map(|problem| problem.kind());
+                let refused = admin(&method, &row.path.replace("{id}", "7")).err().map(|problem| problem.kind());
                 assert_eq!(refused, (!allowed).then_some(ProblemKind::MethodNotAllowed), "{method} {}", row.path);
             }
         }

@@ -16,7 +16,7 @@ use crate::{
 pub(crate) const END_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// `larder serve` with a configuration that it can't start with.
-fn refused(config: &str) -> Output {
+pub(crate) fn refused(config: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("larder.toml");
     fs::write(&path, config).unwrap();

@@ -16,6 +16,8 @@ mod client;
 mod cluster;
 mod commands;
 mod crowd;
+mod data_dir;
+mod dead_letters;
 mod faults;
 mod fuzz;
 #[path = "../../../peer/tests/groupcache/go.rs"]

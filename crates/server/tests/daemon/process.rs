@@ -32,7 +32,7 @@ const CONFIG: &str = "larder.toml";
 /// The program.
 pub(crate) fn larder() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    command.env_remove("LARDER_NODE").env_remove("LARDER_LOG").stdin(Stdio::null());
+    command.env_remove("LARDER_NODE").env_remove("LARDER_ADMIN").env_remove("LARDER_LOG").stdin(Stdio::null());
     command
 }
 
@@ -51,6 +51,13 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// A daemon with this configuration, once it is ready.
     pub(crate) async fn start(config: &str) -> Self {
+        let daemon = Self::start_unready(config).await;
+        daemon.comes_ready().await;
+        daemon
+    }
+
+    /// A daemon with this configuration, once it serves.
+    pub(crate) async fn start_unready(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(CONFIG);
         fs::write(&path, config).unwrap();
@@ -60,7 +67,9 @@ impl Daemon {
 
     /// A daemon with these flags, once it is ready.
     pub(crate) async fn start_with(args: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), args).await
+        let daemon = Self::start_in(tempfile::tempdir().unwrap(), args).await;
+        daemon.comes_ready().await;
+        daemon
     }
 
     /// A daemon without a configuration: a plain cache.
@@ -78,12 +87,19 @@ impl Daemon {
         let mut daemon = Self { clients: nowhere, admin: nowhere, peers: None, gossip: None, child, folder };
         within(START_TIME_MAX, "its start", async {
             (daemon.clients, daemon.peers, daemon.gossip, daemon.admin) = announced(stdout).await;
-            while daemon.ready().await != 200 {
+        })
+        .await;
+        daemon
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn comes_ready(&self) {
+        within(START_TIME_MAX, "its start", async {
+            while self.ready().await != 200 {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         })
         .await;
-        daemon
     }
 
     /// What `/readyz` answers.

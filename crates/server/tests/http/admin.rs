@@ -19,7 +19,7 @@ use crate::{
 /// What operators can have done at a node that runs by an empty configuration.
 fn operations(api: &Api, draining: &watch::Sender<bool>) -> Operations {
     let config = Config::parse("", &[]).unwrap();
-    Operations { draining: draining.clone(), reload: Reload::new(config, None, api.clone()) }
+    Operations { draining: draining.clone(), reload: Reload::new(config, None, api.clone()), journal: None }
 }
 
 async fn post(admin: &Server, path: &str) -> Answer {
@@ -57,13 +57,13 @@ async fn a_node_that_the_members_do_not_name_is_not_ready() {
 #[tokio::test]
 async fn what_was_read_anew_is_told_key_by_key_and_mistakes_change_nothing() {
     let daemon = Daemon::start().await;
-    let Operations { draining, reload } = operations(&daemon.api, &daemon.draining);
+    let Operations { draining, reload, journal } = operations(&daemon.api, &daemon.draining);
     let texts = Mutex::new(vec!["node.zone = 'b'\ngroups.default.ttl = '5m'", "[groups.x]", "node.zone = 1"]);
     let reload = reload.reading(move || {
         let text = texts.lock().unwrap().remove(0);
         Config::parse(text, &[]).map_err(|mistakes| Failure::mistaken(None, &mistakes))
     });
-    let admin = Server::with(daemon.api.admin(Operations { draining, reload }), HttpLimits::default());
+    let admin = Server::with(daemon.api.admin(Operations { draining, reload, journal }), HttpLimits::default());
     let first = post(&admin, "/v1/reload").await;
     assert_eq!((first.status, first.header("content-type")), (200, "application/json"));
     assert_eq!(first.text(), r#"{"changed":["groups.default.ttl"],"needs_restart":["node.zone"]}"#);
