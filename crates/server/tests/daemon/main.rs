@@ -26,6 +26,8 @@ mod history;
 mod keys;
 mod lifecycle;
 mod load;
+mod lock_command;
+mod locks;
 mod members;
 mod memory;
 mod mixed;
