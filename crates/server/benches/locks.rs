@@ -34,6 +34,9 @@ const WAIT: Duration = Duration::from_secs(60);
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 const NAME: &str = "bench";
 
+/// What is measured, and its name.
+type Part = (&'static str, fn(&Runtime));
+
 /// One turn after the other.
 type Turn<'a> = Box<dyn Fn() + Send + Sync + 'a>;
 
@@ -45,7 +48,7 @@ struct Way<'a> {
 fn main() {
     let asked: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let parts: [(&str, fn(&Runtime)); 4] = [("cluster", cluster), ("etcd", etcd), ("consul", consul), ("redis", redis)];
+    let parts: [Part; 4] = [("cluster", cluster), ("etcd", etcd), ("consul", consul), ("redis", redis)];
     println!("turns of a lock, {ROUNDS} rounds of {} s a way; * starts a process for each turn", ROUND.as_secs());
     for (name, part) in parts {
         if asked.is_empty() || asked.iter().any(|asked| asked == name) {
