@@ -8,12 +8,15 @@ use protox::prost::Message;
 fn main() -> Result<(), Box<dyn Error>> {
     let protos = "../../proto";
     println!("cargo::rerun-if-changed={protos}");
-    let files = protox::compile(["larder/peer/v1/peer.proto", "larder/v1/cache.proto"], [protos])?;
+    let (between_nodes, of_clients) =
+        (["larder/peer/v1/peer.proto"], ["larder/v1/cache.proto", "larder/v1/lock.proto"]);
+    let files = protox::compile(between_nodes.iter().chain(&of_clients), [protos])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("descriptors.bin"), files.encode_to_vec())?;
-    for (file, codec) in [("larder/peer/v1/peer.proto", "FrameCodec"), ("larder/v1/cache.proto", "CountedCodec")] {
+    // What is of one package is made at once, because it comes into one file.
+    for (files, codec) in [(&between_nodes[..], "FrameCodec"), (&of_clients, "CountedCodec")] {
         let codec = format!("crate::grpc::codec::{codec}");
         let services = tonic_prost_build::configure().bytes(".").build_transport(false).codec_path(&codec);
-        services.compile_fds(protox::compile([file], [protos])?)?;
+        services.compile_fds(protox::compile(files, [protos])?)?;
     }
     Ok(())
 }

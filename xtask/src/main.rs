@@ -36,6 +36,7 @@ cargo xtask COMMAND
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler;
            gossip: what it costs and how soon it tells; view: owner tables of many members
            writes: puts beside gets, copies of hot keys, tags of many entries
+           locks: turns of a lock by each service, beside etcdctl lock and redis-cli
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
   compare  store|memory|latency|hit-ratio [--trace FILE] [--capacity N] [--json]: the store beside the crates people use
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
         ["bench", "writes"] => Steps::new().step("bench", || bench("larder", "writes")).sum_up(),
+        ["bench", "locks"] => Steps::new().step("bench", bench_locks).sum_up(),
         ["bench", "gossip"] => Steps::new().step("bench", || bench("larder-cluster", "gossip")).sum_up(),
         ["bench", "view"] => Steps::new().step("bench", || bench("larder-core", "view")).sum_up(),
         ["bench", "http"] => {
@@ -161,6 +163,11 @@ fn write_docs() -> Outcome {
 
 fn bench(package: &str, name: &str) -> Outcome {
     run(&mut cargo(["bench", "--package", package, "--all-features", "--locked", "--bench", name]))
+}
+
+fn bench_locks() -> Outcome {
+    needs::LOCK_KEEPERS.iter().try_for_each(needs::Need::require)?;
+    bench("larder-server", "locks")
 }
 
 fn check_readme() -> Outcome {

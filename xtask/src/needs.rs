@@ -93,6 +93,13 @@ pub(crate) const PEERS: &[Need] = &[
     },
 ];
 
+/// Who keeps the locks that are measured.
+pub(crate) const LOCK_KEEPERS: &[Need] = &[
+    Need { used_by: "the benchmark of locks", ..ETCD },
+    Need { used_by: "the benchmark of locks", ..CONSUL },
+    Need { used_by: "the benchmark of locks", ..REDIS },
+];
+
 impl Need {
     fn is_there(&self) -> bool {
         succeeds(self.probe)

@@ -471,7 +471,7 @@ impl Cluster {
         for (name, listener) in listeners {
             let node = Node::builder().name(name).membership(membership.clone()).start().await.unwrap();
             let served = node.core().clone();
-            servers.spawn(grpc::serve_node(listener, served, || true, pending()));
+            servers.spawn(grpc::serve_node(listener, served, None, || true, pending()));
             nodes.push(node);
         }
         let serve = async {

@@ -17,8 +17,9 @@ use larder::{
         Consul, ConsulConfig, Etcd, EtcdConfig, Static, TlsFiles,
         dns::{Dns, DnsConfig},
         gossip::{Gossip, GossipConfig},
+        locks::{ConsulLocks, EtcdLocks, RedisConfig as RedisLocksConfig, RedisLocks},
     },
-    core::{MemberState, Store},
+    core::{Locks, MemberState, Store},
     origin::{
         ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, ObjectConfig, ObjectOrigin, PostgresConfig,
         PostgresOrigin, RedisConfig, RedisOrigin, SqliteConfig, SqliteOrigin,
@@ -38,7 +39,7 @@ use tokio::{
 
 use crate::{
     commands::Failure,
-    config::{self, Config, Discovery, OriginConfig, Transport, WriteMode},
+    config::{self, Config, Discovery, LockKeeper, OriginConfig, Transport, WriteMode},
     http::{self, Api, ApiConfig, HttpLimits, Operations},
     reload::Reload,
 };
@@ -119,6 +120,7 @@ pub struct Daemon {
     addresses: Addresses,
     listeners: Listeners,
     api: Api,
+    locks: Option<Locks>,
     limits: HttpLimits,
     draining: watch::Sender<bool>,
     /// How long its slots may take to be handed over.
@@ -205,7 +207,8 @@ pub async fn assemble_around(
     }
 
     let (draining, watched) = watch::channel(false);
-    let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
+    let locks = locks(config, chance.u64(..)).map_err(wrong)?;
+    let api = Api::new(ApiConfig { node: node.core().clone(), locks: locks.clone(), max_ages, draining: watched });
     let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
     let reload = Reload::new(config.clone(), list, api.clone());
     // Where nodes don't register themselves, nobody hears that this one is about to leave.
@@ -213,7 +216,7 @@ pub async fn assemble_around(
         Discovery::Gossip | Discovery::Etcd | Discovery::Consul => config.node.drain_timeout / 2,
         Discovery::None | Discovery::Static | Discovery::Dns => Duration::ZERO,
     };
-    Ok(Daemon { node, membership, addresses, listeners, api, limits, draining, hand_over_max, reload, journal })
+    Ok(Daemon { node, membership, addresses, listeners, api, locks, limits, draining, hand_over_max, reload, journal })
 }
 
 /// The journal in the data folder, where a group writes to its origin.
@@ -261,6 +264,23 @@ async fn membership(
         Discovery::Consul => Arc::new(Consul::new(consul(cluster), me, SystemClock, seed).map_err(wrong)?),
     };
     Ok((membership, None))
+}
+
+/// What locks are taken by.
+fn locks(config: &Config, seed: u64) -> Result<Option<Locks>, larder::Error> {
+    let (cluster, clock) = (&config.cluster, SystemClock);
+    Ok(match cluster.locks {
+        LockKeeper::Cluster => None,
+        LockKeeper::Etcd => Some(Locks::new(EtcdLocks::new(etcd(cluster), clock, seed)?, clock)),
+        LockKeeper::Consul => {
+            let session_ttl_min = cluster.consul_session_ttl_min;
+            Some(Locks::new(ConsulLocks::new(consul(cluster), session_ttl_min, clock, seed)?, clock))
+        }
+        LockKeeper::Redis => {
+            let redis = RedisLocksConfig::new(cluster.redis.reveal());
+            Some(Locks::new(RedisLocks::new(redis, clock, seed)?, clock))
+        }
+    })
 }
 
 /// The members that the configuration lists.
@@ -324,7 +344,9 @@ impl Daemon {
     /// others and on `/readyz`, hands its slots over, takes no more connections of clients, finishes what runs, and leaves, all
     /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, membership, listeners, api, mut limits, draining, hand_over_max, reload, journal, .. } = self;
+        let Self {
+            node, membership, listeners, api, locks, mut limits, draining, hand_over_max, reload, journal, ..
+        } = self;
         limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max);
         let closing = watch::Sender::new(false);
         let (ended, all_ended) = oneshot::channel();
@@ -351,7 +373,7 @@ impl Daemon {
             let Some(listener) = listeners.peers else { return };
             let asked = api.clone();
             tokio::select! {
-                () = grpc::serve_node(listener, node.core().clone(), move || asked.is_ready(), begins) => {}
+                () = grpc::serve_node(listener, node.core().clone(), locks, move || asked.is_ready(), begins) => {}
                 // Whoever was not answered by then asks the stand-in.
                 () = too_late => {}
             }

@@ -6,7 +6,10 @@ use std::{env, ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, builder::TypedValueParser};
 use larder_bench::{CALLERS_MAX, Distribution};
-use larder_core::Key;
+use larder_core::{
+    Key,
+    lock::{LOCK_TTL_MIN, LockName, LockRequest},
+};
 
 use crate::{
     commands::{self, NodeUrl},
@@ -23,7 +26,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 key not found, 4 could not reach a node.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 key not found, 4 could not reach a node, 5 lock not acquired; \
+    lock otherwise exits as its command does.";
 
 /// What `larder` can do.
 #[derive(Subcommand, Debug)]
@@ -44,6 +48,8 @@ pub enum Command {
     Invalidate(InvalidateArgs),
     /// Says which node owns a key.
     Owner(OwnerArgs),
+    /// Runs a command while a lock is held.
+    Lock(LockArgs),
     /// Shows the cluster and its groups.
     Status(StatusArgs),
     /// Measures how many gets a node answers, and how long they take.
@@ -68,6 +74,10 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => commands::rm::run(&args),
         Command::Invalidate(args) => commands::invalidate::run(&args),
         Command::Owner(args) => commands::owner::run(&args),
+        Command::Lock(args) => match commands::lock::run(&args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
         Command::Status(args) => commands::status::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Journal(JournalCommand::List(args)) => commands::journal::list(&args),
@@ -244,6 +254,26 @@ pub struct OwnerArgs {
     pub json: bool,
 }
 
+/// `larder lock`.
+#[derive(Args, Debug)]
+pub struct LockArgs {
+    /// The lock's name: any bytes, 1 to 1024 of them.
+    #[arg(value_parser = lock_name_parser())]
+    pub name: LockName,
+    /// How long the lock lasts if this command vanishes: 100ms to 60s. It is renewed three times within.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = lock_ttl)]
+    pub ttl: Duration,
+    /// How long the lock is waited for while another has it: up to 60s; 0s: not at all.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = lock_wait)]
+    pub wait: Duration,
+    /// Which node is asked.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// What is run while the lock is held, with its arguments. It finds the lock's number in LARDER_FENCE.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
 /// `larder status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
@@ -379,6 +409,28 @@ fn group(text: &str) -> Result<String, larder_core::Error> {
 /// A key is bytes, and so is an argument.
 fn key_parser() -> impl TypedValueParser<Value = Key> {
     clap::builder::OsStringValueParser::new().try_map(|text| Key::new(text.into_encoded_bytes()))
+}
+
+/// A lock's name is bytes too.
+fn lock_name_parser() -> impl TypedValueParser<Value = LockName> {
+    clap::builder::OsStringValueParser::new().try_map(|text| LockName::new(text.into_encoded_bytes()))
+}
+
+fn lock_ttl(text: &str) -> Result<Duration, String> {
+    lock_time(text, |name, ttl| LockRequest::new(name, ttl, Duration::ZERO))
+}
+
+fn lock_wait(text: &str) -> Result<Duration, String> {
+    lock_time(text, |name, wait| LockRequest::new(name, LOCK_TTL_MIN, wait))
+}
+
+fn lock_time(
+    text: &str,
+    request: impl FnOnce(LockName, Duration) -> Result<LockRequest, larder_core::Error>,
+) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "expected a duration such as 500ms or 10s".to_owned())?;
+    let checked = LockName::new("any").and_then(|name| request(name, time));
+    checked.map(|_| time).map_err(|error| error.message().to_owned())
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -76,6 +76,10 @@ impl Locks {
         &self.service
     }
 
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     async fn take(&self, request: LockRequest) -> Result<Option<LockGuard>, Error> {
         let name = request.name().clone();
         let Acquired::Granted(grant) = self.service.acquire(request).await? else { return Ok(None) };

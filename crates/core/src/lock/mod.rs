@@ -11,9 +11,10 @@
 //!   distributed locking" (2016), and for leases Gray and Cheriton, "Leases: an efficient fault-tolerant mechanism for distributed
 //!   file cache consistency" (1989).
 //!
-//! Here is what services have to do and what they are asked; `guard.rs` is the one implementation of holding a lock. Not here: who
-//! keeps locks, and how they are reached over a network.
+//! Here is what services have to do and what they are asked; `guard.rs` is the one implementation of holding a lock, `delivery.rs` of
+//! granting one to somebody else. Not here: who keeps locks, and how they are reached over a network.
 
+mod delivery;
 mod guard;
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use std::{fmt, future::pending, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use self::delivery::Delivery;
 pub use self::guard::{Acquire, DEFAULT_TTL, DEFAULT_WAIT, LockGuard, Locks};
 use crate::{Error, ErrorKind, Moment};
 

@@ -104,6 +104,13 @@ impl FakeLocks {
         self.0.inner.lock().renewals
     }
 
+    /// Waits until so many wait for locks, or more.
+    pub async fn is_waited_for(&self, len: usize) {
+        let mut changes = self.0.changes.subscribe();
+        let waiting = || self.0.inner.lock().locks.values().map(|lock| lock.queue.len()).sum::<usize>();
+        while waiting() < len && changes.changed().await.is_ok() {}
+    }
+
     /// How many locks are held, or waited for.
     #[must_use]
     pub fn in_use(&self) -> usize {
@@ -194,6 +201,8 @@ impl<'a> Place<'a> {
         inner.tickets += 1;
         let ticket = inner.tickets;
         inner.locks.entry(name.clone()).or_default().queue.push_back(ticket);
+        drop(inner);
+        shared.change();
         Self { shared, name, ticket }
     }
 }

@@ -98,7 +98,7 @@ impl CacheService {
 }
 
 /// A request's call and message.
-fn parts<M>(mut request: Request<M>) -> Result<(Arc<Call>, M), Status> {
+pub(super) fn parts<M>(mut request: Request<M>) -> Result<(Arc<Call>, M), Status> {
     // The listener puts one into every request.
     let call =
         request.extensions_mut().remove::<Arc<Call>>().ok_or_else(|| Status::internal("the call is not known"))?;

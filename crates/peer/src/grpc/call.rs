@@ -18,6 +18,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming};
 use larder_core::{
     Error, ErrorKind,
     group::{TIMEOUT_DEFAULT, TIMEOUT_MAX},
+    lock::Delivery,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -30,6 +31,9 @@ use super::{limits, status, streams::Open};
 
 /// How many bytes of a message tell its length: a flag, and four of them.
 const PREFIX_LEN: usize = 5;
+
+/// The header that tells how long a call may take.
+const TIMEOUT: &str = "grpc-timeout";
 
 /// Room for the long messages of calls: of one connection's, within that of all.
 pub(super) struct Room {
@@ -74,6 +78,10 @@ impl Room {
 /// A client's call while it is under way.
 pub(super) struct Call {
     deadline: Instant,
+    /// Whether its client said how long it may take.
+    is_bounded: bool,
+    /// What takes back what its client was granted, if the answer is not handed over.
+    delivery: Mutex<Option<Delivery>>,
     room: Arc<Room>,
     /// For the request, and then for the answer.
     taken: Mutex<Option<Taken>>,
@@ -85,13 +93,25 @@ impl Call {
     ///
     /// If its headers tell no time that it may take.
     pub(super) fn new(headers: &HeaderMap, room: Arc<Room>, open: Open) -> Result<Arc<Self>, Error> {
-        let deadline = Instant::now() + timeout(headers)?;
-        Ok(Arc::new(Self { deadline, room, taken: Mutex::default(), _open: open }))
+        let (deadline, is_bounded) = (Instant::now() + timeout(headers)?, headers.contains_key(TIMEOUT));
+        let (delivery, taken) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { deadline, is_bounded, delivery, room, taken, _open: open }))
     }
 
     /// How much time is left.
     pub(super) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// How much time is left for a call that waits so long for others: who says how long all may take means it, else the wait comes on
+    /// top.
+    pub(super) fn left_beside(&self, wait: Duration) -> Duration {
+        if self.is_bounded { self.left() } else { self.left() + wait }
+    }
+
+    /// The answer brings this to the client.
+    pub(super) fn delivers(&self, delivery: Delivery) {
+        *self.delivery.lock() = Some(delivery);
     }
 
     /// Waits for room for an answer of so many bytes, now that the request has been dealt with. It is kept until the answer was
@@ -106,7 +126,7 @@ impl Call {
 
 /// How long a call may take, as `grpc-timeout` tells it: up to eight digits and a unit.
 fn timeout(headers: &HeaderMap) -> Result<Duration, Error> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(TIMEOUT_DEFAULT) };
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(TIMEOUT_DEFAULT) };
     parse_timeout(value.as_bytes()).map(|timeout| timeout.min(TIMEOUT_MAX)).ok_or_else(|| {
         Error::new(ErrorKind::Invalid, "the header grpc-timeout is none: give up to eight digits and one of HMSmun")
     })
@@ -221,12 +241,19 @@ fn too_large(len_max: usize) -> Error {
 pub(super) struct Outgoing {
     body: Body,
     rest: Bytes,
-    _call: Arc<Call>,
+    call: Arc<Call>,
 }
 
 impl Outgoing {
     pub(super) fn new(body: Body, call: Arc<Call>) -> Self {
-        Self { body, rest: Bytes::new(), _call: call }
+        Self { body, rest: Bytes::new(), call }
+    }
+
+    /// The connection has all of it.
+    fn is_handed_over(&self) {
+        if let Some(delivery) = self.call.delivery.lock().take() {
+            delivery.delivered();
+        }
     }
 }
 
@@ -239,9 +266,15 @@ impl HttpBody for Outgoing {
         if this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => this.rest = data,
-                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Ok(Err(trailers))) => {
+                    this.is_handed_over();
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(None),
+                None => {
+                    this.is_handed_over();
+                    return Poll::Ready(None);
+                }
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(limits::PIECE_LEN));

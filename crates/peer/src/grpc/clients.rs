@@ -5,18 +5,20 @@ use std::{convert::Infallible, sync::Arc};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use larder_core::{Error, ErrorKind, Node};
+use larder_core::{Error, ErrorKind, Locks, Node};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Status, body::Body, server::NamedService};
 use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, health_server::HealthServer};
 use tower_service::Service;
 
 use super::{
-    api::cache_server::CacheServer,
+    api::{cache_server::CacheServer, lock_server::LockServer},
     cache::CacheService,
     call::{Call, Intake, Outgoing, Room},
     health::{HealthService, IsReady},
-    limits, status,
+    limits,
+    lock::LockDesk,
+    status,
     streams::Streams,
 };
 
@@ -45,9 +47,10 @@ pub(super) struct Admitted {
 }
 
 impl Clients {
-    pub(super) fn new(node: Node, is_ready: IsReady, ending: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(node: Node, locks: Option<Locks>, is_ready: IsReady, ending: watch::Receiver<bool>) -> Self {
         // How long requests may be is seen to before.
         let cache = CacheServer::new(CacheService(node.clone())).max_decoding_message_size(usize::MAX);
+        let lock = LockServer::new(LockDesk { locks, ending: ending.clone() }).max_decoding_message_size(usize::MAX);
         let health = HealthServer::new(HealthService { is_ready, ending });
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -55,7 +58,7 @@ impl Clients {
                 .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
         };
         let len_max = limits::MESSAGE_LEN_MAX;
-        let mut services = vec![named(cache), named(health)];
+        let mut services = vec![named(cache), named(lock), named(health)];
         // Both fail only if the descriptors are none, which then the tests tell.
         services.extend(reflection().build_v1().ok().map(|server| named(server.max_decoding_message_size(len_max))));
         services
@@ -156,7 +159,7 @@ mod tests {
             transport: Arc::new(FakeNetwork::default()),
         };
         let node = Node::new(config, Members::default()).unwrap();
-        let clients = Clients::new(node, Arc::new(|| true), watch::channel(false).1);
+        let clients = Clients::new(node, None, Arc::new(|| true), watch::channel(false).1);
         let mut admitted: Vec<_> = (0..limits::CLIENT_CONNECTIONS_MAX).map(|_| clients.admit()).collect();
         assert!(admitted.iter().all(Option::is_some) && clients.admit().is_none());
         admitted.pop();

@@ -18,7 +18,7 @@ use super::limits;
 pub(super) type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What can be asked after: the node as a whole, and its services, which are ready when it is.
-const SERVICES: [&str; 3] = ["", "larder.v1.Cache", "larder.peer.v1.Peer"];
+const SERVICES: [&str; 4] = ["", "larder.v1.Cache", "larder.v1.Lock", "larder.peer.v1.Peer"];
 
 pub(super) struct HealthService {
     pub(super) is_ready: IsReady,

@@ -6,7 +6,7 @@
 //!
 //! - [`GrpcTransport`] makes links to other nodes. A link has one to four *lanes*, by load; a lane has one connection,
 //!   the requests that wait to be sent on it or answered, and one task.
-//! - [`serve()`] answers other nodes, [`serve_node()`] clients too: `larder.v1.Cache` (`proto/larder/v1/cache.proto`), server
+//! - [`serve()`] answers other nodes, [`serve_node()`] clients too: `larder.v1.Cache` and `larder.v1.Lock` (`proto/larder/v1`), server
 //!   reflection and `grpc.health.v1`, on the same listener. Those are ordinary calls, so that any language has a typed client.
 //! - [`proto`] has the messages between nodes, [`api`] those of clients, [`status`] how clients are told errors.
 //!
@@ -23,6 +23,7 @@ mod exchange;
 mod health;
 mod lane;
 pub mod limits;
+mod lock;
 mod outbox;
 mod pending;
 mod pieces;
@@ -51,8 +52,8 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/larder.peer.v1.rs"));
 }
 
-/// The messages and the service for clients, as `proto/larder/v1/cache.proto` describes them. `cache_client` calls it over any
-/// connection that tonic takes.
+/// The messages and the services for clients, as the files in `proto/larder/v1` describe them. `cache_client` and `lock_client` call
+/// them over any connection that tonic takes.
 #[allow(
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,

@@ -7,7 +7,6 @@ use larder_core::ErrorKind;
 use tonic::Code;
 
 use super::{limits, status};
-use crate::http::headers::NOT_FOUND;
 
 /// The page with its tables as they should be.
 fn with_tables(page: &str) -> String {
@@ -33,7 +32,7 @@ fn with_tables(page: &str) -> String {
 
 fn errors(text: &mut String) {
     let kinds = ErrorKind::ALL.into_iter().map(|kind| (status::code(kind), kind.slug()));
-    let mut kinds: Vec<(Code, &str)> = kinds.chain([(Code::NotFound, NOT_FOUND)]).collect();
+    let mut kinds: Vec<(Code, &str)> = kinds.chain(status::OF_CLIENTS).collect();
     kinds.sort_by_key(|(code, _)| *code as i32);
     table(text, ["code", "kind"], kinds.into_iter().map(|(code, kind)| [name(code), format!("`{kind}`")]));
 }

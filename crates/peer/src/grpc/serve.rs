@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use larder_core::{Node, PeerService, Standing, stats::Protocol};
+use larder_core::{Locks, Node, PeerService, Standing, stats::Protocol};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -65,8 +65,8 @@ pub async fn serve(
     accept(listener, served, end, shutdown).await;
 }
 
-/// Answers other nodes on `listener`, as [`serve()`] does, and clients: the service `larder.v1.Cache`, server reflection, and
-/// `grpc.health.v1`, which tells what `is_ready` says.
+/// Answers other nodes on `listener`, as [`serve()`] does, and clients: the services `larder.v1.Cache` and `larder.v1.Lock`, which takes
+/// locks by `locks`, server reflection, and `grpc.health.v1`, which tells what `is_ready` says.
 ///
 /// Once `shutdown` is ready nothing more is accepted; calls that are under way are finished. Dropped, it breaks all
 /// connections.
@@ -78,19 +78,20 @@ pub async fn serve(
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:5274").await?;
 /// let asked = node.clone();
 /// let is_ready = move || asked.view().is_serving();
-/// larder_peer::grpc::serve_node(listener, node, is_ready, std::future::pending()).await;
+/// larder_peer::grpc::serve_node(listener, node, None, is_ready, std::future::pending()).await;
 /// # Ok(())
 /// # }
 /// ```
 pub async fn serve_node(
     listener: TcpListener,
     node: Node,
+    locks: Option<Locks>,
     is_ready: impl Fn() -> bool + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) {
     let (end, ending) = watch::channel(false);
     let (service, standing) = (node.service(Protocol::Grpc), node.standing().clone());
-    let clients = Clients::new(node, Arc::new(is_ready), ending.clone());
+    let clients = Clients::new(node, locks, Arc::new(is_ready), ending.clone());
     let served = Served { service, standing, clients: Some(Arc::new(clients)), ending };
     accept(listener, served, end, shutdown).await;
 }

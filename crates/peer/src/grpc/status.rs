@@ -11,7 +11,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::http::headers::NOT_FOUND;
+use crate::http::headers::{LOCK_HELD, LOCK_LOST, NOT_FOUND};
 
 /// Whose kinds of errors they are: the `domain` of a `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "larder";
@@ -65,6 +65,24 @@ pub(super) fn of(error: Error) -> Status {
 pub(super) fn not_found(cache_status: &str) -> Status {
     let known = HashMap::from([(CACHE_STATUS.to_owned(), cache_status.to_owned())]);
     told(Code::NotFound, NOT_FOUND, "there is no such key: check it, or put a value there", known, None)
+}
+
+/// What no [`ErrorKind`] is behind: its code, and its kind as HTTP names it.
+pub const OF_CLIENTS: [(Code, &str); 3] =
+    // A lock that another holds may be free in a moment; one that was lost will not be had again by asking once more.
+    [(Code::NotFound, NOT_FOUND), (Code::Aborted, LOCK_HELD), (Code::FailedPrecondition, LOCK_LOST)];
+
+/// Another holds the lock.
+pub(super) fn lock_held() -> Status {
+    let message = "another held the lock all the time: wait longer with wait_ms, or try again later";
+    told(Code::Aborted, LOCK_HELD, message, HashMap::new(), None)
+}
+
+/// The lock is not held with this token.
+pub(super) fn lock_lost() -> Status {
+    let message =
+        "the lock ran out, was freed, or never was held with this token: stop what it protects, and take it anew";
+    told(Code::FailedPrecondition, LOCK_LOST, message, HashMap::new(), None)
 }
 
 fn told(

@@ -32,6 +32,10 @@ pub const ERROR: HeaderName = HeaderName::from_static("larder-error");
 
 /// The value of [`ERROR`] that says that the origin has no such key.
 pub const NOT_FOUND: &str = "not-found";
+/// What clients are told of a lock that another holds.
+pub const LOCK_HELD: &str = "lock-held";
+/// What clients are told of a lock that is not held with their token, or not any more.
+pub const LOCK_LOST: &str = "lock-lost";
 
 /// How long a request may take that doesn't say.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -5,5 +5,6 @@
 mod calls;
 mod channel;
 mod limits;
+mod locks;
 mod node;
 mod services;

@@ -9,8 +9,8 @@ use std::{
 };
 
 use larder_core::{
-    Group, GroupConfig, Member, Members, Node, NodeConfig, Ring,
-    testing::{clock::TokioClock, fake_peer::FakeNetwork, origin::FakeOrigin},
+    Group, GroupConfig, Locks, Member, Members, Node, NodeConfig, Ring,
+    testing::{clock::TokioClock, fake_locks::FakeLocks, fake_peer::FakeNetwork, origin::FakeOrigin},
 };
 use larder_peer::grpc::{
     api::{DeleteRequest, GetManyRequest, GetRequest, PutRequest, cache_client::CacheClient},
@@ -36,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) node: Node,
     pub(crate) origin: FakeOrigin,
     pub(crate) network: FakeNetwork,
+    pub(crate) locks: FakeLocks,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) stop: Option<oneshot::Sender<()>>,
     pub(crate) listener: JoinHandle<()>,
@@ -50,13 +51,15 @@ impl Served {
     /// A node named `a`, one of these members.
     pub(crate) async fn among(names: &[&str]) -> Self {
         let network = FakeNetwork::default();
+        let clock = TokioClock::new();
+        let locks = FakeLocks::new(clock);
         let config = NodeConfig {
             name: "a".into(),
             http: "".into(),
             ring: Ring::Slots,
             incarnation: 1,
             seed: 42,
-            clock: Arc::new(TokioClock::new()),
+            clock: Arc::new(clock),
             transport: Arc::new(network.clone()),
         };
         let members = Members::new(names.iter().map(|name| Member::new(*name, *name))).unwrap();
@@ -74,11 +77,12 @@ impl Served {
         let ready = Arc::new(AtomicBool::new(true));
         let is_ready = ready.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = node.clone();
+        let (served, by) = (node.clone(), Some(Locks::new(locks.clone(), clock)));
         let listener = tokio::spawn(async move {
-            serve_node(listener, served, move || is_ready.load(Ordering::Relaxed), async { drop(stopped.await) }).await;
+            let is_ready = move || is_ready.load(Ordering::Relaxed);
+            serve_node(listener, served, by, is_ready, async { drop(stopped.await) }).await;
         });
-        Self { address, node, origin, network, ready, stop: Some(stop), listener }
+        Self { address, node, origin, network, locks, ready, stop: Some(stop), listener }
     }
 
     /// A client on a connection of its own.

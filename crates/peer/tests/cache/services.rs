@@ -16,7 +16,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const SERVICES: [&str; 3] = ["grpc.health.v1.Health", "larder.peer.v1.Peer", "larder.v1.Cache"];
+const SERVICES: [&str; 4] = ["grpc.health.v1.Health", "larder.peer.v1.Peer", "larder.v1.Cache", "larder.v1.Lock"];
 
 macro_rules! ask_reflection {
     ($served:expr, $version:ident, $question:ident($argument:expr)) => {{

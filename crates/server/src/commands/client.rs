@@ -12,7 +12,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use larder_core::Key;
+use larder_core::{Key, lock::LockName};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Deserialize;
 
@@ -72,18 +72,30 @@ pub(super) struct Problem {
     detail: String,
 }
 
+impl Problem {
+    /// What happened and what to do.
+    pub(super) fn sentence(self) -> String {
+        if self.detail.is_empty() { self.title } else { self.detail }
+    }
+}
+
 /// The path of a key's value.
 pub(super) fn key_path(group: &str, key: &Key) -> String {
-    format!("/v1/groups/{group}/keys/{}", encode(key))
+    format!("/v1/groups/{group}/keys/{}", encode(key.as_bytes()))
 }
 
 /// The path of a key's owner.
 pub(super) fn owner_path(group: &str, key: &Key) -> String {
-    format!("/v1/cluster/owner/{group}/{}", encode(key))
+    format!("/v1/cluster/owner/{group}/{}", encode(key.as_bytes()))
 }
 
-fn encode(key: &Key) -> String {
-    match key.as_bytes() {
+/// The path of a lock.
+pub(super) fn lock_path(name: &LockName) -> String {
+    format!("/v1/locks/{}", encode(name.as_bytes()))
+}
+
+fn encode(bytes: &[u8]) -> String {
+    match bytes {
         // These name other paths to many a proxy (RFC 3986, section 5.2.4).
         b"." => "%2E".to_owned(),
         b".." => "%2E%2E".to_owned(),
@@ -177,7 +189,7 @@ pub(super) async fn ask_json(node: &NodeUrl, path: &str) -> Result<serde_json::V
     NodeClient::new(node.clone()).ask_json(path).await
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+pub(super) async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
     let body = Limited::new(response.into_body(), JSON_BYTES_MAX).collect();
     match tokio::time::timeout(ANSWER_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -213,5 +225,5 @@ async fn refused(response: Response<Incoming>) -> Failure {
         (StatusCode::NOT_FOUND, "unknown-group") => Exit::Usage,
         _ => Exit::Failed,
     };
-    Failure::new(exit, if problem.detail.is_empty() { problem.title } else { problem.detail })
+    Failure::new(exit, problem.sentence())
 }

@@ -17,6 +17,7 @@ pub mod demo;
 pub mod get;
 pub mod invalidate;
 pub mod journal;
+pub mod lock;
 pub mod owner;
 pub mod rm;
 pub mod serve;
@@ -36,6 +37,8 @@ pub enum Exit {
     NotFound = 3,
     /// No node could be reached.
     Unreachable = 4,
+    /// The lock was not to be had.
+    NotAcquired = 5,
 }
 
 /// Why a command did not do what it was asked.

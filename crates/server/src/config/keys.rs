@@ -9,6 +9,7 @@ use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::Dns
 use larder_core::{
     GROUPS_MAX, Ring,
     group::{Consistency, HOT_LEASE_MAX},
+    lock::LOCK_TTL_MAX,
     membership::MEMBERS_MAX,
     store::Policy,
 };
@@ -19,7 +20,7 @@ use super::{
         Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
         Word::{Later, Works},
     },
-    origin::{FilePath, OriginConfig, OriginTable, Secret, SecretText},
+    origin::{FilePath, OriginConfig, OriginTable, RedisUrl, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
 };
@@ -130,6 +131,19 @@ pub enum Discovery {
     Consul,
 }
 
+/// Who keeps locks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockKeeper {
+    /// The nodes themselves.
+    Cluster,
+    /// etcd.
+    Etcd,
+    /// Consul.
+    Consul,
+    /// Redis.
+    Redis,
+}
+
 section! {
     /// Who else is in the cluster, and who owns what.
     pub struct ClusterConfig {
@@ -177,20 +191,27 @@ section! {
         consul: String = shapes::CONSUL, Default("http://127.0.0.1:8500");
         /// The service in Consul that this cluster's nodes are instances of.
         consul_service: String = shapes::CONSUL_SERVICE, Default("larder");
-        /// A token that may write the service and read its health; `""` is none.
+        /// A token that may write the service and read its health, and for locks write sessions and the keys below `SERVICE/locks/`; `""` is none.
         consul_token: Secret = SecretText, Default("");
+        /// The shortest session that the agents of Consul take, as their own `session_ttl_min` has it: shorter locks by Consul are made so long.
+        consul_session_ttl_min: Duration = from_1ms_to(LOCK_TTL_MAX), Default("10s");
         /// With etcd or Consul: a node that can't renew its entry for so long is out, and knows it. etcd counts in whole seconds and takes
         /// 2 as a rule, if less is asked for.
         lease_ttl: Duration = Span { min: LEASE_TTL_MIN, max: LEASE_TTL_MAX }, Default("5s");
+        /// Who keeps locks; the same on every node. `"cluster"` is the nodes themselves, `"etcd"` and `"consul"` are those that are named above, with their
+        /// prefix, service and credentials, `"redis"` is the one below. What each promises is in [locks.md](locks.md).
+        locks: LockKeeper = Choice(&[
+            Works("cluster", LockKeeper::Cluster),
+            Works("etcd", LockKeeper::Etcd),
+            Works("consul", LockKeeper::Consul),
+            Works("redis", LockKeeper::Redis),
+        ]), Default("cluster");
+        /// With `locks = "redis"`: the server. It may hold a user and a password; `rediss://` is TLS.
+        redis: Secret = RedisUrl { schemes: &["redis://", "rediss://", "redis+unix://", "unix://"] }, Default("redis://127.0.0.1:6379");
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
     }
-    later {
-        /// Which service keeps locks.
-        locks: "cluster", ["etcd", "consul", "redis"];
-        /// Redis, for locks.
-        redis;
-    }
+    later {}
 }
 
 section! {

@@ -26,7 +26,9 @@ use section::{Reader, Section};
 
 pub use difference::Difference;
 pub use document::Override;
-pub use keys::{ClusterConfig, Config, Discovery, GroupConfig, NodeConfig, SecurityConfig, Transport, WriteMode};
+pub use keys::{
+    ClusterConfig, Config, Discovery, GroupConfig, LockKeeper, NodeConfig, SecurityConfig, Transport, WriteMode,
+};
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes, Place};
 pub use origin::{
     DirectoryOriginConfig, HttpOriginConfig, ObjectOriginConfig, OriginConfig, PostgresOriginConfig, RedisOriginConfig,

@@ -168,7 +168,7 @@ section! {
     /// A Redis server: GET, SET and DEL of strings. It doesn't fence.
     pub struct RedisOriginConfig {
         /// The server.
-        url: Secret = RedisUrl, Required;
+        url: Secret = RedisUrl { schemes: &["redis://", "redis+unix://", "unix://"] }, Required;
         /// What stands before each key there.
         prefix: String = shapes::LABEL, Default("\"\"");
     }
@@ -382,11 +382,11 @@ fn is_option_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// The schemes that a Redis server's URL may have.
-const REDIS_SCHEMES: [&str; 3] = ["redis://", "redis+unix://", "unix://"];
-
 /// The URL of a Redis server. It may hold a password, and is never shown.
-struct RedisUrl;
+pub(super) struct RedisUrl {
+    /// What it may begin with.
+    pub(super) schemes: &'static [&'static str],
+}
 
 impl Describe for RedisUrl {
     fn expected(&self) -> String {
@@ -399,7 +399,7 @@ impl Scalar for RedisUrl {
 
     fn take(&self, value: &Value) -> Result<Secret, Refusal> {
         match value {
-            Value::Text(text) if REDIS_SCHEMES.iter().any(|scheme| text.starts_with(scheme)) => Ok(Secret::new(text)),
+            Value::Text(text) if self.schemes.iter().any(|scheme| text.starts_with(scheme)) => Ok(Secret::new(text)),
             Value::Text(_) => Err(Refusal::Because(format!("expected {}", self.expected()))),
             _ => Err(Refusal::Unexpected),
         }

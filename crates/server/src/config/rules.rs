@@ -8,7 +8,7 @@ use larder_core::{Ring, group::Consistency};
 
 use super::{
     document::{Document, Value},
-    keys::{Config, Discovery, Transport, WriteMode},
+    keys::{Config, Discovery, LockKeeper, Transport, WriteMode},
     mistake::Mistakes,
     origin::OriginConfig,
     shapes,
@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.dns();
     rules.gossip();
     rules.registries();
+    rules.locks();
     rules.ring();
     rules.timeouts();
     rules.consistency();
@@ -229,8 +230,12 @@ impl Rules<'_> {
             return;
         }
         for (key, word) in [("cluster.etcd", "etcd"), ("cluster.consul", "consul")] {
-            if self.document.get(key).is_some() && self.document.get("cluster.discovery").is_none() {
-                self.breaks(key, format!("{word} is only used with discovery = \"{word}\": set it too"));
+            let is_named = ["cluster.discovery", "cluster.locks"].iter().any(|key| self.document.get(key).is_some());
+            if self.document.get(key).is_some() && !is_named {
+                let message = format!(
+                    "{word} is only used with discovery = \"{word}\" or locks = \"{word}\": set one of them too"
+                );
+                self.breaks(key, message);
             }
         }
         if cluster.etcd_cert.is_some() != cluster.etcd_key.is_some() {
@@ -240,6 +245,26 @@ impl Rules<'_> {
         if cluster.etcd_user.is_empty() != cluster.etcd_password.reveal().is_empty() {
             let key = if cluster.etcd_user.is_empty() { "cluster.etcd_password" } else { "cluster.etcd_user" };
             self.breaks(key, "a user and a password go together: set etcd_user and etcd_password");
+        }
+    }
+
+    fn locks(&mut self) {
+        let Config { node, cluster, .. } = self.config;
+        if !self.sound(&["cluster.locks", "cluster.redis", "cluster.discovery", "node.transport"]) {
+            return;
+        }
+        let is_set = |key: &str| self.document.get(key).is_some();
+        if is_set("cluster.redis") && !is_set("cluster.locks") {
+            self.breaks("cluster.redis", "redis is only used with locks = \"redis\": set it too");
+        }
+        let is_alone = cluster.discovery == Discovery::None;
+        if is_set("cluster.locks")
+            && cluster.locks == LockKeeper::Cluster
+            && node.transport == Transport::Http
+            && !is_alone
+        {
+            let message = "\"cluster\" needs node.transport = \"grpc\": nodes that speak HTTP don't tell each other of locks; use \"etcd\", \"consul\" or \"redis\"";
+            self.breaks("cluster.locks", message);
         }
     }
 

@@ -131,7 +131,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         // etcd and Consul.
         (
             "[cluster]\nconsul = 'http://10.0.0.1:8500'",
-            "line 2: cluster.consul: consul is only used with discovery = \"consul\": set it too",
+            "line 2: cluster.consul: consul is only used with discovery = \"consul\" or locks = \"consul\": set one of them too",
         ),
         (
             "[cluster]\ndiscovery = 'etcd'\netcd_key = 'key.pem'",
@@ -145,8 +145,28 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "[node]\ntransport = 'http'\n[cluster]\ndiscovery = 'consul'",
             "line 4: cluster.discovery: \"consul\" needs node.transport = \"grpc\": nodes that speak HTTP need a list of static members",
         ),
+        // Locks.
+        (
+            "[cluster]\nlocks = 'zookeeper'",
+            "line 2: cluster.locks: expected \"cluster\", \"etcd\", \"consul\" or \"redis\", but found \"zookeeper\"",
+        ),
+        (
+            "[cluster]\nredis = 'redis://127.0.0.1:6379'",
+            "line 2: cluster.redis: redis is only used with locks = \"redis\": set it too",
+        ),
+        (
+            "[cluster]\nlocks = 'redis'\nredis = 'http://me:hunter2@x'",
+            "line 3: cluster.redis: expected the URL of a Redis server such as \"redis://127.0.0.1:6379/0\"",
+        ),
+        (
+            "[node]\nname = 'a'\ntransport = 'http'\n[cluster]\ndiscovery = 'static'\nmembers = ['a=x:1']\nlocks = 'cluster'",
+            "line 7: cluster.locks: \"cluster\" needs node.transport = \"grpc\": nodes that speak HTTP don't tell each other of locks; use \"etcd\", \"consul\" or \"redis\"",
+        ),
+        (
+            "[cluster]\nlocks = 'consul'\nconsul_session_ttl_min = '2m'",
+            "line 3: cluster.consul_session_ttl_min: expected a duration such as \"250ms\" or \"5m\", at least 1ms, at most 1m, but found \"2m\"",
+        ),
         // What does not work yet.
-        ("[cluster]\nlocks = 'redis'", "line 2: cluster.locks: \"redis\" does not work yet: use \"cluster\""),
         (
             "[groups.a]\nconsistency = 'strong'\n[groups.b]\nwrite = 'through'",
             "line 2: groups.a.consistency: \"strong\" needs cluster.discovery = \"etcd\" or \"consul\": nothing else proves who owns a key\nline 4: groups.b.write: \"through\" needs an origin to write to: set groups.NAME.origin too",
@@ -417,8 +437,30 @@ fn gossip_leaves_loopback_with_a_key_or_when_told_so() {
 }
 
 #[test]
+fn locks_are_kept_by_whom_the_configuration_names() {
+    for (words, keeper) in [
+        ("", LockKeeper::Cluster),
+        ("locks = 'cluster'", LockKeeper::Cluster),
+        ("locks = 'etcd'\netcd = ['http://x:1']\netcd_prefix = '/here/'", LockKeeper::Etcd),
+        ("locks = 'consul'\nconsul = 'http://x:1'\nconsul_session_ttl_min = '1s'", LockKeeper::Consul),
+        ("locks = 'redis'\nredis = 'rediss://me:hunter2@x:1/2'", LockKeeper::Redis),
+        ("locks = 'redis'\nredis = 'env:PATH'", LockKeeper::Redis),
+    ] {
+        let parsed = Config::parse(&format!("[cluster]\n{words}"), &[]);
+        if words.contains("env:") {
+            let mistakes = parsed.unwrap_err().to_string();
+            assert!(mistakes.starts_with("line 3: cluster.redis: expected the URL"), "it is followed: {mistakes}");
+            continue;
+        }
+        let cluster = parsed.unwrap().cluster;
+        assert_eq!(cluster.locks, keeper, "{words}");
+        assert!(!format!("{cluster:?}").contains("hunter2"), "a password stays one");
+    }
+}
+
+#[test]
 fn a_key_of_later_work_may_be_set_to_what_holds_without_it() {
-    let group = "[groups.a]\nconsistency = 'eventual'\nwrite = 'none'\nload_lock = 'off'\n[cluster]\nlocks = 'cluster'";
+    let group = "[groups.a]\nconsistency = 'eventual'\nwrite = 'none'\nload_lock = 'off'";
     assert!(Config::parse(group, &[]).is_ok());
     assert!(Config::parse("", &set(&["groups.a.write=none"])).is_ok());
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use larder::peer::http::{groupcache, headers};
 use larder_core::{
-    ErrorKind, Group, GroupConfig, Key, Node, PeerService, Value, Version,
+    ErrorKind, Group, GroupConfig, Key, Locks, Node, PeerService, Value, Version,
     group::WriteOptions,
     peer::{Condition, PeerWrite, WriteOp},
     stats::{GetOutcome, Protocol},
@@ -27,6 +27,7 @@ use super::{
     get_many::{self, Wanted},
     invalidate,
     listener::Handler,
+    locks::LockDesk,
     metrics::Metrics,
     problem::Problem,
     route::{self, ClientRoute, Place},
@@ -36,6 +37,8 @@ use super::{
 pub struct ApiConfig {
     /// The node, its groups open: those opened later are not served.
     pub node: Node,
+    /// What locks are taken by; none where nobody keeps any.
+    pub locks: Option<Locks>,
     /// By group, `Cache-Control: max-age` for clients; zero, as for groups that are not here, is `no-cache`.
     pub max_ages: HashMap<String, Duration>,
     /// Whether the node is leaving.
@@ -52,7 +55,7 @@ pub struct ApiConfig {
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let node = larder::Node::builder().name("a").start().await?;
 /// let (draining, watched) = tokio::sync::watch::channel(false);
-/// let api = Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
+/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: None, max_ages: Default::default(), draining: watched });
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let stop = async { draining.send_replace(true); };
 /// serve(listener, api.clients(), HttpLimits::default(), stop).await;
@@ -68,6 +71,7 @@ pub(super) struct Inner {
     groups: BTreeMap<Arc<str>, Arc<Served>>,
     uploads: Uploads,
     peers: Arc<dyn PeerService>,
+    locks: LockDesk,
 }
 
 /// A group as it is served.
@@ -80,7 +84,7 @@ impl Api {
     /// The API of a node.
     #[must_use]
     pub fn new(config: ApiConfig) -> Self {
-        let ApiConfig { node, max_ages, draining } = config;
+        let ApiConfig { node, locks, max_ages, draining } = config;
         let served = node.groups().into_iter().map(|group| {
             let max_age = max_ages.get(&**group.name()).copied().unwrap_or_default();
             let cache_control = ArcSwap::from_pointee(found::cache_control(max_age));
@@ -90,7 +94,8 @@ impl Api {
         let groups = served.iter().map(|served| (served.group.name().clone(), served.clone())).collect();
         let metrics = Metrics::new(node.clone(), served);
         let peers = node.service(Protocol::Http);
-        Self(Arc::new(Inner { node, draining, metrics, groups, uploads: Uploads::default(), peers }))
+        let locks = LockDesk { locks, draining: draining.clone() };
+        Self(Arc::new(Inner { node, draining, metrics, groups, uploads: Uploads::default(), peers, locks }))
     }
 
     /// What answers clients, and other nodes that speak HTTP.
@@ -186,6 +191,9 @@ impl Clients {
                 let place = place.map_err(|error| Problem::new(ErrorKind::Overloaded, error.to_string()))?;
                 Ok(json(&about::owner(node, &place)))
             }
+            ClientRoute::TakeLock(name) => self.0.locks.take(&self.0.uploads, name, head, body).await,
+            ClientRoute::RenewLock(name) => self.0.locks.renew(&self.0.uploads, name, head, body).await,
+            ClientRoute::FreeLock(name, query) => self.0.locks.free(name, query, head).await,
             ClientRoute::Peer => {
                 let peers = &*self.0.peers;
                 let answer = groupcache::serve(peers, node.clock(), head.uri.path(), &head.headers).await;
@@ -318,7 +326,7 @@ impl Write<'_> {
     }
 }
 
-fn left(deadline: Instant) -> Duration {
+pub(super) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
@@ -346,8 +354,13 @@ pub(super) fn json(value: &serde_json::Value) -> Response {
     json_bytes(value.to_string().into_bytes())
 }
 
-fn json_bytes(bytes: Vec<u8>) -> Response {
-    let mut response = Response::new(Bytes::from(bytes).into());
+pub(super) fn json_bytes(bytes: Vec<u8>) -> Response {
+    json_of(Bytes::from(bytes).into())
+}
+
+/// An answer with this JSON.
+pub(super) fn json_of(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use larder::peer::http::groupcache;
-use larder_core::ErrorKind;
+use larder_core::{ErrorKind, lock::Delivery};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -27,12 +27,21 @@ const UPLOAD_LEN_MAX: usize = 256 << 20;
 const UPLOAD_UNIT_LEN: usize = 1 << 10;
 
 /// An answer's body.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Body {
     /// Its bytes. They go to the socket without being copied.
     Whole(Full<Bytes>),
     /// A message to another node.
     Peer(groupcache::Body),
+    /// What its client was granted, and what takes that back if these bytes don't get as far as the connection.
+    Granted(Box<(Full<Bytes>, Option<Delivery>)>),
+}
+
+impl Body {
+    /// A body that brings a lock to who asked for it.
+    pub(super) fn granted(bytes: Vec<u8>, delivery: Delivery) -> Self {
+        Self::Granted(Box::new((Full::new(bytes.into()), Some(delivery))))
+    }
 }
 
 impl Default for Body {
@@ -55,6 +64,14 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
             Self::Peer(body) => Pin::new(body).poll_frame(cx),
+            Self::Granted(granted) => {
+                let (body, delivery) = &mut **granted;
+                // The connection takes it, and writes it at once.
+                if let Some(delivery) = delivery.take() {
+                    delivery.delivered();
+                }
+                Pin::new(body).poll_frame(cx)
+            }
         }
     }
 
@@ -62,6 +79,7 @@ impl HttpBody for Body {
         match self {
             Self::Whole(body) => body.is_end_stream(),
             Self::Peer(body) => body.is_end_stream(),
+            Self::Granted(granted) => granted.0.is_end_stream(),
         }
     }
 
@@ -69,6 +87,7 @@ impl HttpBody for Body {
         match self {
             Self::Whole(body) => body.size_hint(),
             Self::Peer(body) => body.size_hint(),
+            Self::Granted(granted) => granted.0.size_hint(),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::watch,
     time::{Instant, Sleep},
 };
 
@@ -69,6 +70,25 @@ impl Drop for Working<'_> {
     }
 }
 
+/// Says of a request whether its client will send no more: mostly it has gone. Requests that may be read about again have none; those that do
+/// something (POST) have one among their extensions.
+#[derive(Clone)]
+pub(super) struct ClientEnd(watch::Receiver<bool>);
+
+impl ClientEnd {
+    /// What tells it.
+    pub(super) fn new() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Waits until the client will send no more.
+    pub(super) async fn reached(mut self) {
+        // Without its sender there is no connection any more.
+        drop(self.0.wait_for(|ended| *ended).await);
+    }
+}
+
 /// A connection's socket that hands on whole, vetted heads, and knows when to stop waiting.
 pub(super) struct Intake<'a, Io> {
     io: Io,
@@ -86,6 +106,8 @@ pub(super) struct Intake<'a, Io> {
     fresh: bool,
     /// The client will send no more.
     ended: bool,
+    /// Who else is told of that.
+    end: watch::Sender<bool>,
     working: &'a AtomicBool,
     /// From when waiting is counted: something was written, or a head began to arrive.
     since: Instant,
@@ -94,7 +116,7 @@ pub(super) struct Intake<'a, Io> {
 }
 
 impl<'a, Io: AsyncRead + AsyncWrite + Unpin> Intake<'a, Io> {
-    pub(super) fn new(io: Io, limits: &HttpLimits, working: &'a AtomicBool) -> Self {
+    pub(super) fn new(io: Io, limits: &HttpLimits, working: &'a AtomicBool, end: watch::Sender<bool>) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -107,6 +129,7 @@ impl<'a, Io: AsyncRead + AsyncWrite + Unpin> Intake<'a, Io> {
             idle_time: limits.idle_time_max,
             fresh: true,
             ended: false,
+            end,
             working,
             since: now,
             timer: Box::pin(tokio::time::sleep_until(now + limits.head_time_max)),
@@ -288,6 +311,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Intake<'_, Io> {
             result?;
             if read.filled().len() == before {
                 this.ended = true;
+                this.end.send_replace(true);
                 this.wait_from_now(HALF_CLOSED_TIME_MAX);
                 continue;
             }

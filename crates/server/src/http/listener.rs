@@ -7,7 +7,7 @@
 use std::{collections::HashMap, convert::Infallible, io, pin::pin, sync::atomic::AtomicBool, time::Duration};
 
 use futures_util::future::{Either, ready};
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use larder_core::ErrorKind;
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Request, Response,
-    intake::{Intake, Working},
+    intake::{ClientEnd, Intake, Working},
     problem::Problem,
 };
 
@@ -195,8 +195,12 @@ async fn connection(
     mut draining: oneshot::Receiver<Infallible>,
 ) {
     let (handler, working) = (&handler, &AtomicBool::new(false));
-    let mut intake = Intake::new(io, &limits, working);
-    let service = service_fn(move |request: Request| {
+    let (ended, end) = ClientEnd::new();
+    let mut intake = Intake::new(io, &limits, working, ended);
+    let service = service_fn(move |mut request: Request| {
+        if request.method() == Method::POST {
+            request.extensions_mut().insert(end.clone());
+        }
         let working = Working::begin(working);
         let is_last = full || request.headers().contains_key(header::TRANSFER_ENCODING);
         let answer = if full { Either::Left(ready(turned_away())) } else { Either::Right(handler.answer(request)) };

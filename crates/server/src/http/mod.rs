@@ -19,6 +19,7 @@ mod head;
 mod intake;
 mod invalidate;
 mod listener;
+mod locks;
 mod metrics;
 mod problem;
 mod reference;

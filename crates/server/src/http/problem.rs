@@ -3,6 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
+use larder::peer::http::headers::{LOCK_HELD, LOCK_LOST};
 use larder_core::{Error, ErrorKind};
 use serde::Serialize;
 
@@ -25,6 +26,10 @@ pub enum ProblemKind {
     Error(ErrorKind),
     /// There is no such key.
     NotFound,
+    /// Another holds the lock.
+    LockHeld,
+    /// The lock is not held with this token.
+    LockLost,
     /// There is nothing at the path.
     UnknownPath,
     /// The path doesn't take the method.
@@ -39,8 +44,10 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// The kinds that no [`ErrorKind`] is behind.
-    pub const OF_HTTP: [Self; 6] = [
+    pub const OF_HTTP: [Self; 8] = [
         Self::NotFound,
+        Self::LockHeld,
+        Self::LockLost,
         Self::UnknownPath,
         Self::MethodNotAllowed,
         Self::BadConfiguration,
@@ -54,6 +61,8 @@ impl ProblemKind {
         match self {
             Self::Error(kind) => kind.slug(),
             Self::NotFound => "not-found",
+            Self::LockHeld => LOCK_HELD,
+            Self::LockLost => LOCK_LOST,
             Self::UnknownPath => "unknown-path",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BadConfiguration => "bad-configuration",
@@ -68,6 +77,8 @@ impl ProblemKind {
         use ErrorKind as E;
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, "There is no such key."),
+            Self::LockHeld => (StatusCode::CONFLICT, "Another holds the lock."),
+            Self::LockLost => (StatusCode::CONFLICT, "The lock is not held with this token, or not any more."),
             Self::UnknownPath => (StatusCode::NOT_FOUND, "There is nothing at this path."),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The path does not take this method."),
             Self::BadConfiguration => {

@@ -45,11 +45,18 @@ const OWNER: Row = Row {
     methods: READ,
     about: "The key's slot, its owner, and who answers while the owner can't be reached.",
 };
+const LOCK: Row = Row {
+    path: "/v1/locks/{name}",
+    methods: "POST, PUT, DELETE",
+    about: "A lock. POST of `{\"ttl_ms\":10000,\"wait_ms\":5000}` (those are the defaults) takes it: 200 and \
+            `{\"token\":\"…\",\"fence\":42,\"ttl_ms\":10000}`, or 409 `lock-held`. PUT of `{\"token\":\"…\"}` renews it: 200 and `{\"ttl_ms\":10000}`, \
+            and DELETE with `?token=…` frees it: 204; or 409 `lock-lost`.",
+};
 const PEER: Row =
     Row { path: "/_groupcache/{group}/{key}", methods: "any", about: "golang/groupcache's protocol, for other nodes." };
 
 /// The paths for clients.
-pub(super) const CLIENT_ROWS: [&Row; 7] = [&KEY, &GET_MANY, &INVALIDATE, &GROUPS, &CLUSTER, &OWNER, &PEER];
+pub(super) const CLIENT_ROWS: [&Row; 8] = [&KEY, &GET_MANY, &INVALIDATE, &GROUPS, &CLUSTER, &OWNER, &LOCK, &PEER];
 
 const HEALTH: Row = Row { path: "/healthz", methods: READ, about: "200 while the process works." };
 const READY: Row = Row {
@@ -113,6 +120,11 @@ pub(super) enum ClientRoute<'a> {
     Groups,
     Cluster,
     Owner(Place<'a>),
+    /// These have a lock's name, still encoded.
+    TakeLock(&'a str),
+    RenewLock(&'a str),
+    /// And the query.
+    FreeLock(&'a str, &'a str),
     Peer,
 }
 
@@ -149,6 +161,14 @@ pub(super) fn client<'a>(method: &Method, uri: &'a Uri) -> Result<ClientRoute<'a
         let (group, key) = rest.split_once('/').ok_or_else(unknown_path)?;
         read(method, &OWNER)?;
         return Ok(ClientRoute::Owner(Place { group, key: whole(key, uri)? }));
+    }
+    if let Some(name) = path.strip_prefix("/v1/locks/") {
+        return match *method {
+            Method::POST => whole(name, uri).map(ClientRoute::TakeLock),
+            Method::PUT => whole(name, uri).map(ClientRoute::RenewLock),
+            Method::DELETE => Ok(ClientRoute::FreeLock(name, uri.query().unwrap_or_default())),
+            _ => Err(Problem::method_not_allowed(LOCK.methods)),
+        };
     }
     match path {
         "/v1/groups" => read(method, &GROUPS).map(|()| ClientRoute::Groups),
@@ -211,7 +231,9 @@ fn post(method: &Method, row: &Row) -> Result<(), Problem> {
 fn whole<'a>(key: &'a str, uri: &Uri) -> Result<&'a str, Problem> {
     match uri.query() {
         None => Ok(key),
-        Some(_) => Err(Problem::bad_request("A key's path takes no query: write a ? that belongs to the key as %3F.")),
+        Some(_) => Err(Problem::bad_request(
+            "This path takes no query: write a ? that belongs to the key, or to the lock's name, as %3F.",
+        )),
     }
 }
 
@@ -293,6 +315,7 @@ mod tests {
             "/v1/groups/g/get-many/",
             "/v1/cluster/",
             "/v1/cluster/owner/g",
+            "/v1/locks",
             "/healthz",
             "/_groupcache",
             "*",
@@ -305,7 +328,7 @@ mod tests {
     fn each_path_takes_its_own_methods() {
         let all = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"];
         for row in CLIENT_ROWS {
-            let path = row.path.replace("{group}", "g").replace("{key}", "k");
+            let path = row.path.replace("{group}", "g").replace("{key}", "k").replace("{name}", "n/m");
             for method in all.map(|name| Method::from_bytes(name.as_bytes()).unwrap()) {
                 let allowed = row.methods == "any" || row.methods.split(", ").any(|name| name == method.as_str());
                 let expected = if allowed { Ok(()) } else { Err(ProblemKind::MethodNotAllowed) };

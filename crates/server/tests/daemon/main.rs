@@ -28,6 +28,8 @@ mod history;
 mod keys;
 mod lifecycle;
 mod load;
+mod lock_command;
+mod locks;
 mod members;
 mod memory;
 mod mixed;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use larder::{Key, Node, loader_fn, peer::http::path};
-use larder_core::testing::loader::odd_keys;
+use larder_core::{
+    Locks,
+    testing::{clock::TokioClock, fake_locks::FakeLocks, loader::odd_keys},
+};
 use larder_server::http::{Api, ApiConfig, HttpLimits};
 use serde_json::json;
 use tokio::sync::watch;
@@ -20,6 +23,7 @@ pub(crate) struct Daemon {
     pub(crate) node: Node,
     pub(crate) api: Api,
     pub(crate) loads: Arc<AtomicUsize>,
+    pub(crate) locks: FakeLocks,
     pub(crate) draining: watch::Sender<bool>,
     clients: Server,
 }
@@ -43,10 +47,13 @@ impl Daemon {
         });
         node.group("users", origin).ttl(Duration::from_secs(300)).open().unwrap();
         let (draining, watched) = watch::channel(false);
+        let clock = TokioClock::new();
+        let locks = FakeLocks::new(clock);
+        let by = Some(Locks::new(locks.clone(), clock));
         let max_ages = HashMap::from([("users".to_owned(), Duration::from_secs(30))]);
-        let api = Api::new(ApiConfig { node: node.core().clone(), max_ages, draining: watched });
+        let api = Api::new(ApiConfig { node: node.core().clone(), locks: by, max_ages, draining: watched });
         let clients = Server::with(api.clients(), HttpLimits::default());
-        Self { node, api, loads, draining, clients }
+        Self { node, api, loads, locks, draining, clients }
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -38,8 +38,12 @@ impl Two {
             });
             node.group("users", origin).open().unwrap();
             let (_, watched) = watch::channel(false);
-            let api =
-                Api::new(ApiConfig { node: node.core().clone(), max_ages: Default::default(), draining: watched });
+            let api = Api::new(ApiConfig {
+                node: node.core().clone(),
+                locks: None,
+                max_ages: Default::default(),
+                draining: watched,
+            });
             servers.push(tokio::spawn(serve(listener, api.clients(), HttpLimits::default(), std::future::pending())));
             nodes.push(node);
         }

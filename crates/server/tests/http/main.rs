@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 mod fuzz;
 mod limits;
+mod locks;
 mod peers;
 mod shapes;
 mod stopping;
