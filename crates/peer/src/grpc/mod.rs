@@ -27,6 +27,7 @@ mod lock;
 mod outbox;
 mod pending;
 mod pieces;
+mod records;
 #[cfg(test)]
 mod reference;
 mod serve;
