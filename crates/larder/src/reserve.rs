@@ -6,9 +6,13 @@ use larder_core::{Error, Standing, version::Reading};
 use larder_origin::journal::{Journal, JournalError};
 use tokio::time::sleep;
 
-/// How far ahead the clock is reserved. By so much a node's clock may run ahead of the wall after a restart, which has to stay well
-/// below the minute that other nodes bear.
+/// How far ahead of the wall clock the node's is reserved. By so much it may run ahead after a restart, which has to stay well below the
+/// minute that other nodes bear.
 const AHEAD: Duration = Duration::from_secs(10);
+
+/// How far ahead of the node's clock, where that runs ahead of the wall already and only counts: room for millions of versions. No more, or a
+/// node that is started again and again would run further ahead each time.
+const ROOM: Duration = Duration::from_millis(100);
 
 /// When it is reserved anew: while there is as much left as a busy disk takes for many a commit. So hardly a write waits for it.
 const RENEW_AFTER: Duration = Duration::from_secs(5);
@@ -34,11 +38,12 @@ pub(crate) fn begin(standing: &Standing, journal: &Journal) {
 
 /// Reserves the clock ahead, until the journal takes nothing any more.
 pub(crate) async fn keep(node: larder_core::Node, journal: Journal) {
-    let (standing, ahead_ms) = (node.standing(), AHEAD.as_millis() as u64);
+    let standing = node.standing();
     let reserve = standing.reserve();
     loop {
-        let from_ms = standing.wall_ms().max(standing.reading().wall_ms());
-        let until = Reading::from_bits((from_ms + ahead_ms) << 16);
+        let ahead_of = |ms: u64, ahead: Duration| ms.saturating_add(ahead.as_millis() as u64);
+        let until_ms = ahead_of(standing.wall_ms(), AHEAD).max(ahead_of(standing.reading().wall_ms(), ROOM));
+        let until = Reading::from_bits(until_ms << 16);
         let pause = match journal.reserve_clock(until).await {
             Ok(()) => {
                 reserve.extend(until);

@@ -19,10 +19,9 @@ use larder::{
         gossip::{Gossip, GossipConfig},
         locks::{ConsulLocks, EtcdLocks, RedisConfig as RedisLocksConfig, RedisLocks},
     },
-    core::{Locks, MemberState, Store},
+    core::{Locks, MemberState},
     origin::{
-        ConfigError, DirectoryOrigin, HttpConfig, HttpOrigin, ObjectConfig, ObjectOrigin, PostgresConfig,
-        PostgresOrigin, RedisConfig, RedisOrigin, SqliteConfig, SqliteOrigin,
+        behind::Behind,
         journal::{self, Journal, JournalConfig},
         storage::DiskStorage,
     },
@@ -39,10 +38,14 @@ use tokio::{
 
 use crate::{
     commands::Failure,
-    config::{self, Config, Discovery, LockKeeper, OriginConfig, Transport, WriteMode},
+    config::{self, Config, Discovery, LockKeeper, Transport, WriteMode},
     http::{self, Api, ApiConfig, HttpLimits, Operations},
     reload::Reload,
 };
+
+mod origins;
+
+pub use origins::{Origin, origin};
 
 /// How long operators' requests may take once there are no clients any more: they are answered from memory.
 const ADMIN_DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -125,9 +128,13 @@ pub struct Daemon {
     draining: watch::Sender<bool>,
     /// How long its slots may take to be handed over.
     hand_over_max: Duration,
+    /// How long its writes that are not at their origins yet may take to get there, before that and in the end.
+    flush_max: Duration,
     reload: Reload,
     /// Where the node keeps what must survive, if anything must.
     journal: Option<Journal>,
+    /// What brings writes from there to their origins, if any go behind.
+    behind: Option<Behind>,
 }
 
 /// Makes a daemon of a configuration, which `read` reads anew when that is asked for.
@@ -185,6 +192,11 @@ pub async fn assemble_around(
     if let Some(journal) = &journal {
         builder = builder.clock_journal(journal.clone());
     }
+    let goes_behind = config.groups.values().any(|group| group.write == WriteMode::Behind);
+    let behind = journal.clone().filter(|_| goes_behind).map(Behind::over);
+    if let Some(behind) = &behind {
+        builder = builder.journal(behind.clone());
+    }
     builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
     let node = builder.start().await.map_err(wrong)?;
     node.core().limit_handoffs(config.node.handoff);
@@ -197,7 +209,10 @@ pub async fn assemble_around(
         let (core, settings, loader) = (node.core(), group.settings(), loader.map(&around));
         let opened = match (group.write, loader, store) {
             (WriteMode::Through, Some(loader), Some(store)) => core.open_group_through(name, settings, loader, store),
-            (WriteMode::Through, _, _) => {
+            (WriteMode::Behind, Some(loader), Some(store)) => {
+                core.open_group_behind(name, settings, loader, store, group.write_delay)
+            }
+            (WriteMode::Through | WriteMode::Behind, _, _) => {
                 return Err(Failure::failed(format!("groups.{name}.write: the origin takes no writes")));
             }
             (WriteMode::None, loader, _) => core.open_group(name, settings, loader),
@@ -216,13 +231,27 @@ pub async fn assemble_around(
         Discovery::Gossip | Discovery::Etcd | Discovery::Consul => config.node.drain_timeout / 2,
         Discovery::None | Discovery::Static | Discovery::Dns => Duration::ZERO,
     };
-    Ok(Daemon { node, membership, addresses, listeners, api, locks, limits, draining, hand_over_max, reload, journal })
+    let flush_max = if behind.is_some() { config.node.drain_timeout / 4 } else { Duration::ZERO };
+    Ok(Daemon {
+        node,
+        membership,
+        addresses,
+        listeners,
+        api,
+        locks,
+        limits,
+        draining,
+        hand_over_max,
+        flush_max,
+        reload,
+        journal,
+        behind,
+    })
 }
 
 /// The journal in the data folder, where a group writes to its origin.
 async fn open_journal(config: &Config) -> Result<Option<Journal>, Failure> {
-    let writes = config.groups.values().any(|group| group.write != WriteMode::None);
-    let Some(folder) = config.node.data_dir.as_ref().filter(|_| writes) else { return Ok(None) };
+    let Some(folder) = config.data_dir() else { return Ok(None) };
     let storage = DiskStorage::new(journal::path_in(folder));
     let opened = Journal::open(storage, JournalConfig::default(), SystemClock).await;
     opened.map(Some).map_err(|error| Failure::failed(format!("node.data_dir: {error}")))
@@ -344,10 +373,9 @@ impl Daemon {
     /// others and on `/readyz`, hands its slots over, takes no more connections of clients, finishes what runs, and leaves, all
     /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self {
-            node, membership, listeners, api, locks, mut limits, draining, hand_over_max, reload, journal, ..
-        } = self;
-        limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max);
+        let Self { node, membership, listeners, api, locks, mut limits, draining, reload, journal, behind, .. } = self;
+        let (hand_over_max, flush_max) = (self.hand_over_max, self.flush_max);
+        limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max + flush_max);
         let closing = watch::Sender::new(false);
         let (ended, all_ended) = oneshot::channel();
         let operations = Operations { draining: draining.clone(), reload, journal: journal.clone() };
@@ -385,6 +413,9 @@ impl Daemon {
                     () = asked_to_leave => {}
                 }
                 draining.send_replace(true);
+                if let Some(behind) = &behind {
+                    behind.flush_all(flush_max / 2).await;
+                }
                 if timeout(hand_over_max, node.core().handed_over()).await.is_err() && !hand_over_max.is_zero() {
                     tracing::warn!("the other nodes did not take over all slots in time: they load them anew");
                 }
@@ -405,6 +436,14 @@ impl Daemon {
             cut_off
         };
         let (cut_off, _) = tokio::join!(served, admin);
+        if let Some(behind) = behind {
+            // What was taken meanwhile. What is under way then may be waited for, but no longer: it is in the journal.
+            let left = behind.flush_all(flush_max / 4).await;
+            if left > 0 {
+                tracing::warn!(keys = left, "not all writes reached their origins in time: the journal keeps them");
+            }
+            let _in_time = timeout(flush_max / 4, behind.close()).await;
+        }
         drop(node);
         if let Some(journal) = journal {
             journal.close().await;
@@ -434,140 +473,4 @@ fn http_member(config: &config::MemberConfig) -> Member {
     let address = config.address.as_str();
     let http = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
     Member { http: http.into(), ..Member::new(config.name.as_str(), address) }
-}
-
-/// What a group's values come from, and where its writes go.
-#[derive(Clone, Default)]
-pub struct Origin {
-    /// None where the group is a plain cache.
-    pub loader: Option<Arc<dyn Loader>>,
-    /// The same origin, where it takes writes; those that have statements do only if one of them writes.
-    pub store: Option<Arc<dyn Store>>,
-}
-
-impl Origin {
-    fn new(origin: impl Loader + Store, takes_writes: bool) -> Self {
-        let origin = Arc::new(origin);
-        Self { store: takes_writes.then(|| origin.clone() as Arc<dyn Store>), loader: Some(origin) }
-    }
-}
-
-/// Makes an origin, with its statements checked as far as it can be reached.
-///
-/// # Errors
-///
-/// What is wrong with which of its settings.
-pub async fn origin(origin: &OriginConfig) -> Result<Origin, ConfigError> {
-    Ok(match origin {
-        OriginConfig::None => Origin::default(),
-        OriginConfig::Http(origin) => {
-            let mut http = HttpConfig::new(origin.url.reveal()).respect_cache_control(origin.respect_cache_control);
-            for (name, value) in &origin.headers {
-                http = http.header(name, value.reveal());
-            }
-            if let Some(path) = &origin.ca_file {
-                http = http.ca_file(path);
-            }
-            Origin::new(HttpOrigin::new(http)?, true)
-        }
-        OriginConfig::Sqlite(origin) => {
-            let mut sqlite = SqliteConfig::new(&origin.url, &origin.select);
-            sqlite = set(sqlite, &origin.select_many, SqliteConfig::select_many);
-            sqlite = set(sqlite, &origin.upsert, SqliteConfig::upsert);
-            sqlite = set(sqlite, &origin.upsert_many, SqliteConfig::upsert_many);
-            sqlite = set(sqlite, &origin.delete, SqliteConfig::delete);
-            let sqlite = SqliteOrigin::open(sqlite)?;
-            let takes_writes = sqlite.takes_writes();
-            Origin::new(sqlite, takes_writes)
-        }
-        OriginConfig::Postgres(origin) => {
-            let mut postgres = PostgresConfig::new(origin.url.reveal(), origin.select.as_str());
-            postgres = set(postgres, &origin.select_many, PostgresConfig::select_many);
-            postgres = set(postgres, &origin.upsert, PostgresConfig::upsert);
-            postgres = set(postgres, &origin.upsert_many, PostgresConfig::upsert_many);
-            postgres = set(postgres, &origin.delete, PostgresConfig::delete);
-            if let Some(path) = &origin.ca_file {
-                postgres = postgres.ca_file(path);
-            }
-            let postgres = PostgresOrigin::new(postgres.connections_max(origin.connections))?;
-            if !postgres.check().await? {
-                tracing::warn!("a PostgreSQL origin can't be reached: keys are loaded from it once it is there");
-            }
-            let takes_writes = postgres.takes_writes();
-            Origin::new(postgres, takes_writes)
-        }
-        OriginConfig::Directory(origin) => Origin::new(DirectoryOrigin::open(&origin.path)?, true),
-        OriginConfig::Object(origin) => {
-            let mut object = ObjectConfig::new(origin.url.reveal());
-            for (name, value) in &origin.options {
-                object = object.option(name, value.reveal());
-            }
-            if let Some(path) = &origin.ca_file {
-                object = object.ca_file(path);
-            }
-            Origin::new(ObjectOrigin::open(object)?, true)
-        }
-        OriginConfig::Redis(origin) => {
-            let redis = RedisConfig::new(origin.url.reveal()).prefix(origin.prefix.as_str());
-            Origin::new(RedisOrigin::new(redis)?, true)
-        }
-    })
-}
-
-/// The configuration with a statement, if there is one.
-fn set<C>(config: C, statement: &Option<String>, set: fn(C, String) -> C) -> C {
-    match statement {
-        Some(statement) => set(config, statement.clone()),
-        None => config,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn made(table: &str) -> Result<Origin, ConfigError> {
-        let text = format!("[groups.users.origin]\n{table}");
-        let config = Config::parse(&text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        origin(&config.groups["users"].origin).await
-    }
-
-    #[tokio::test]
-    async fn an_origin_takes_writes_where_it_can_be_told_how() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("users.db");
-        let database = rusqlite::Connection::open(&file).unwrap();
-        database.execute_batch("CREATE TABLE users (id TEXT PRIMARY KEY, body TEXT)").unwrap();
-        let sqlite = |more: &str| {
-            let select = "SELECT body FROM users WHERE id = $1";
-            format!("kind = 'sqlite'\nurl = '{}'\nselect = '{select}'\n{more}", file.display())
-        };
-        let upsert = "upsert = 'INSERT OR REPLACE INTO users VALUES ($1, $2)'";
-        let postgres = "kind = 'postgres'\nurl = 'host=/no/such/folder'\nselect = 'SELECT $1'";
-        let origins = [
-            ("kind = 'none'".to_owned(), false, false),
-            ("kind = 'http'\nurl = 'http://127.0.0.1:1/{key}'".to_owned(), true, true),
-            (format!("kind = 'directory'\npath = '{}'", folder.path().display()), true, true),
-            (sqlite(""), true, false),
-            (sqlite(upsert), true, true),
-            (sqlite("delete = 'DELETE FROM users WHERE id = $1'"), true, true),
-            (postgres.to_owned(), true, false),
-            (format!("{postgres}\n{upsert}"), true, true),
-            ("kind = 'redis'\nurl = 'redis://127.0.0.1:1'".to_owned(), true, true),
-            (format!("kind = 'object'\nurl = 'file://{}'", folder.path().display()), true, true),
-            (
-                "kind = 'object'\nurl = 's3://bucket/path'\noptions = { aws_endpoint = 'http://127.0.0.1:1' }"
-                    .to_owned(),
-                true,
-                true,
-            ),
-        ];
-        for (table, loads, takes_writes) in origins {
-            let Origin { loader, store } = made(&table).await.unwrap_or_else(|error| panic!("{table}: {error}"));
-            assert_eq!((loader.is_some(), store.is_some()), (loads, takes_writes), "{table}");
-        }
-        let mistaken = made(&sqlite("upsert = 'INSERT INTO usrs VALUES ($1, $2)'")).await;
-        let error = mistaken.map(drop).unwrap_err();
-        assert_eq!(error.to_string(), r#"upsert: no such table: usrs, in "INSERT INTO usrs VALUES ($1, $2)""#);
-    }
 }

@@ -107,7 +107,7 @@ fn told(record: &Record) -> String {
 }
 
 fn of_record(record: &Record) -> Value {
-    let Record { id, change, idempotency_key, holder, written_ms } = record;
+    let Record { id, change, idempotency_key, holder, written_ms, ttl } = record;
     let copy_for = match holder {
         Holder::Owner => None,
         Holder::CopyFor(node) => Some(&**node),
@@ -123,6 +123,7 @@ fn of_record(record: &Record) -> Value {
         "change": if value.is_some() { "put" } else { "delete" },
         "bytes": value.map(|value| value.len()),
         "content_type": value.and_then(|value| value.content_type()),
+        "ttl_ms": ttl.map(|ttl| ttl.as_millis() as u64),
         "idempotency_key": idempotency_key.as_deref(),
         "copy_for": copy_for,
         "written_ms": written_ms,

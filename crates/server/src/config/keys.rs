@@ -1,7 +1,7 @@
 //! The keys: what a configuration may say, in one place.
 //!
 //! Each comment here is also the key's meaning in `docs/configuration.md`. A key or a word of later work is refused until
-//! it works; making it work is moving it out of `later`, or making its [`Word`] one that `Works`.
+//! it works; making it work is moving it out of `later`.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,10 +16,7 @@ use larder_core::{
 
 use super::{
     difference::Differences,
-    kind::{
-        Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole,
-        Word::{Later, Works},
-    },
+    kind::{Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole, Works},
     origin::{FilePath, OriginConfig, OriginTable, RedisUrl, Secret, SecretText},
     section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
@@ -71,6 +68,8 @@ pub enum WriteMode {
     None,
     /// Before it is acknowledged.
     Through,
+    /// Once it is acknowledged, and two nodes' disks have it.
+    Behind,
 }
 
 /// How nodes talk to each other.
@@ -99,7 +98,7 @@ section! {
         transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("grpc");
         /// The folder for what must survive: the journal of writes that are not at their origins yet, and how far the node's clock has gone. Each
         /// node needs one of its own, on a disk of its own. It is used where a group writes to its origin.
-        data_dir: Option<PathBuf> = FilePath { expected: "the path of a folder" }, Absent("nothing is kept: should the wall clock be turned back while the node is down, its versions go back with it");
+        data_dir: Option<PathBuf> = FilePath { expected: "the path of a folder" }, Absent("`larder-data` if a group is written behind; else nothing is kept, and should the wall clock be turned back while the node is down, its versions go back with it");
         /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.
@@ -252,8 +251,15 @@ section! {
         /// What a get may answer while links are cut or the members change: `"strong"` is linearizable for each key, and an error where that
         /// can't be kept; it needs discovery `"etcd"` or `"consul"`.
         consistency: Consistency = Choice(&[Works("eventual", Consistency::Eventual), Works("strong", Consistency::Strong)]), Default("eventual");
-        /// Whether what is put and deleted is written to the origin: `"through"` is before it is acknowledged.
-        write: WriteMode = Choice(&[Works("none", WriteMode::None), Works("through", WriteMode::Through), Later("behind")]), Default("none");
+        /// Whether what is put and deleted is written to the origin: `"through"` is before it is acknowledged, `"behind"` once it is acknowledged and
+        /// on the disks of two nodes (docs/journal.md), which needs eventual consistency and `transport = "grpc"`.
+        write: WriteMode = Choice(&[
+            Works("none", WriteMode::None),
+            Works("through", WriteMode::Through),
+            Works("behind", WriteMode::Behind),
+        ]), Default("none");
+        /// Write-behind: how long changes to a key are gathered, of which the newest is written.
+        write_delay: Duration = up_to(HOUR), Default("1s");
         /// `Cache-Control: max-age` for HTTP clients; `"0s"` is `no-cache`.
         downstream_max_age: Duration = up_to(YEAR), Default("0s"), live;
         /// The longest value.
@@ -266,10 +272,23 @@ section! {
         origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
     }
     later {
-        /// Write-behind: how long changes to a key are gathered.
-        write_delay;
         /// A cluster lock around each load.
         load_lock: "off", ["on", "strict"];
+    }
+}
+
+/// The data folder of nodes that need one and were not told which.
+const DATA_DIR: &str = "larder-data";
+
+impl Config {
+    /// Where the node keeps what must survive, if anything must.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        let has = |mode| self.groups.values().any(|group| group.write == mode);
+        if has(WriteMode::Behind) {
+            return Some(self.node.data_dir.clone().unwrap_or_else(|| DATA_DIR.into()));
+        }
+        self.node.data_dir.clone().filter(|_| has(WriteMode::Through))
     }
 }
 

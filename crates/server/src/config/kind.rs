@@ -284,21 +284,14 @@ impl Scalar for Listener {
 }
 
 /// One of a few words.
-pub(super) struct Choice<T: 'static>(pub(super) &'static [Word<T>]);
+pub(super) struct Choice<T: 'static>(pub(super) &'static [Works<T>]);
 
-/// A word of a [`Choice`].
-pub(super) enum Word<T> {
-    Works(&'static str, T),
-    /// A word of later work. Making it work is changing this into `Works`.
-    Later(&'static str),
-}
+/// A word of a [`Choice`], and what it stands for.
+pub(super) struct Works<T>(pub(super) &'static str, pub(super) T);
 
 impl<T> Choice<T> {
     fn working(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().filter_map(|word| match word {
-            Word::Works(text, _) => Some(*text),
-            Word::Later(_) => None,
-        })
+        self.0.iter().map(|Works(text, _)| *text)
     }
 }
 
@@ -313,15 +306,8 @@ impl<T: Copy + PartialEq> Scalar for Choice<T> {
 
     fn take(&self, value: &Value) -> Result<T, Refusal> {
         let Value::Text(text) = value else { return Err(Refusal::Unexpected) };
-        for word in self.0 {
-            match word {
-                Word::Works(name, chosen) if name == text => return Ok(*chosen),
-                Word::Later(name) if name == text => {
-                    let expected = self.expected();
-                    return Err(Refusal::Because(format!("{text:?} does not work yet: use {expected}")));
-                }
-                _ => {}
-            }
+        if let Some(Works(_, chosen)) = self.0.iter().find(|Works(name, _)| name == text) {
+            return Ok(*chosen);
         }
         match nearest(text, self.working()) {
             Some(near) => {

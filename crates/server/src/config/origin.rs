@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use super::{
     difference::Differences,
     document::{Entry, Override, Value},
-    kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Whole, Word},
+    kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Whole, Works},
     mistake::Mistakes,
     section::{Absent, Default, Key, Presence, Reader, Required, Section, Status, section},
     shapes,
@@ -52,13 +52,13 @@ enum OriginKind {
 }
 
 const KIND: Choice<OriginKind> = Choice(&[
-    Word::Works("none", OriginKind::None),
-    Word::Works("http", OriginKind::Http),
-    Word::Works("sqlite", OriginKind::Sqlite),
-    Word::Works("postgres", OriginKind::Postgres),
-    Word::Works("directory", OriginKind::Directory),
-    Word::Works("object", OriginKind::Object),
-    Word::Works("redis", OriginKind::Redis),
+    Works("none", OriginKind::None),
+    Works("http", OriginKind::Http),
+    Works("sqlite", OriginKind::Sqlite),
+    Works("postgres", OriginKind::Postgres),
+    Works("directory", OriginKind::Directory),
+    Works("object", OriginKind::Object),
+    Works("redis", OriginKind::Redis),
 ]);
 
 section! {

@@ -86,12 +86,20 @@ impl Rules<'_> {
     fn writes(&mut self) {
         for (name, group) in &self.config.groups {
             let (key, origin) = (format!("groups.{name}.write"), format!("groups.{name}.origin"));
-            if group.write != WriteMode::Through || !self.sound(&[&key, &origin]) {
+            let word = match group.write {
+                WriteMode::None => continue,
+                WriteMode::Through => "through",
+                WriteMode::Behind => "behind",
+            };
+            if !self.sound(&[&key, &origin]) {
                 continue;
+            }
+            if group.write == WriteMode::Behind {
+                self.behind(name, &key, group.consistency);
             }
             let statement = match &group.origin {
                 OriginConfig::None => {
-                    self.breaks(&key, "\"through\" needs an origin to write to: set groups.NAME.origin too");
+                    self.breaks(&key, format!("{word:?} needs an origin to write to: set groups.NAME.origin too"));
                     continue;
                 }
                 OriginConfig::Sqlite(origin) => &origin.upsert,
@@ -102,8 +110,22 @@ impl Rules<'_> {
                 | OriginConfig::Redis(_) => continue,
             };
             if statement.is_none() {
-                self.breaks(&key, format!("\"through\" needs a statement that writes: set {origin}.upsert too"));
+                self.breaks(&key, format!("{word:?} needs a statement that writes: set {origin}.upsert too"));
             }
+        }
+    }
+
+    fn behind(&mut self, name: &str, key: &str, consistency: Consistency) {
+        let Config { node, cluster, .. } = self.config;
+        if consistency == Consistency::Strong && self.sound(&[&format!("groups.{name}.consistency")]) {
+            self.breaks(
+                key,
+                "\"behind\" goes with eventual consistency only: set \"through\", or leave consistency out",
+            );
+        }
+        let is_alone = cluster.discovery == Discovery::None;
+        if node.transport == Transport::Http && !is_alone && self.sound(&["cluster.discovery", "node.transport"]) {
+            self.breaks(key, "\"behind\" needs node.transport = \"grpc\", over which nodes pass each other what is not at the origin yet");
         }
     }
 

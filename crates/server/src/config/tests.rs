@@ -166,18 +166,26 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "[cluster]\nlocks = 'consul'\nconsul_session_ttl_min = '2m'",
             "line 3: cluster.consul_session_ttl_min: expected a duration such as \"250ms\" or \"5m\", at least 1ms, at most 1m, but found \"2m\"",
         ),
+        (
+            "[cluster]\ndiscovery = 'etcd'\n[groups.a]\nwrite = 'behind'\nconsistency = 'strong'\norigin = { kind = 'directory', path = '.' }",
+            "line 4: groups.a.write: \"behind\" goes with eventual consistency only: set \"through\", or leave consistency out",
+        ),
+        (
+            "[node]\nname = 'a'\ntransport = 'http'\n[cluster]\ndiscovery = 'static'\nmembers = ['a=x:1']\n[groups.a]\nwrite = 'behind'\norigin = { kind = 'directory', path = '.' }",
+            "line 8: groups.a.write: \"behind\" needs node.transport = \"grpc\", over which nodes pass each other what is not at the origin yet",
+        ),
         // What does not work yet.
         (
             "[groups.a]\nconsistency = 'strong'\n[groups.b]\nwrite = 'through'",
             "line 2: groups.a.consistency: \"strong\" needs cluster.discovery = \"etcd\" or \"consul\": nothing else proves who owns a key\nline 4: groups.b.write: \"through\" needs an origin to write to: set groups.NAME.origin too",
         ),
         (
-            "[groups.a]\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
-            "line 2: groups.a.write: \"behind\" does not work yet: use \"none\" or \"through\"\nline 3: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 4: groups.a.write_delay: this key does not work yet: remove it",
+            "[groups.a]\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1d'",
+            "line 2: groups.a.write: \"behind\" needs an origin to write to: set groups.NAME.origin too\nline 3: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 4: groups.a.write_delay: expected a duration such as \"250ms\" or \"5m\", at most 1h, but found \"1d\"",
         ),
         (
             "[groups.a]\nwrite = 'sideways'",
-            "line 2: groups.a.write: expected \"none\" or \"through\", but found \"sideways\"",
+            "line 2: groups.a.write: expected \"none\", \"through\" or \"behind\", but found \"sideways\"",
         ),
         (
             "[groups.a]\nload_lock = false",
@@ -635,6 +643,19 @@ fn a_text_of_nothing_but_mistakes_gives_a_bounded_list() {
     assert!(Config::parse(&format!("a{} = 1", ".a".repeat(50_000)), &[]).is_err());
     assert!(Config::parse(&format!("{{ a{} = ", ".a".repeat(78)).repeat(20)[2..], &[]).is_err());
     assert!(Config::parse("", &set(&[&format!("a{}=1", ".a".repeat(50_000))])).is_err());
+}
+
+#[test]
+fn a_data_folder_is_used_where_something_must_survive() {
+    let folder = |text: &str| {
+        let origin = "origin = { kind = 'directory', path = '.' }";
+        Config::parse(&format!("{text}\n{origin}"), &[]).unwrap().data_dir()
+    };
+    assert_eq!(folder("[groups.a]\nwrite = 'behind'"), Some("larder-data".into()));
+    assert_eq!(folder("node.data_dir = 'x'\n[groups.a]\nwrite = 'behind'"), Some("x".into()));
+    assert_eq!(folder("node.data_dir = 'x'\n[groups.a]\nwrite = 'through'"), Some("x".into()));
+    assert_eq!(folder("[groups.a]\nwrite = 'through'"), None);
+    assert_eq!(folder("node.data_dir = 'x'\n[groups.a]"), None);
 }
 
 #[test]

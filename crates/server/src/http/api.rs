@@ -236,7 +236,8 @@ impl Clients {
         let deadline = Instant::now() + headers::timeout(request)?;
         let ttl = conditions::ttl(request)?;
         let write = self.write(served, place, request, deadline)?;
-        if served.group.has_origin() && !served.group.writes_through() {
+        let (through, behind) = (served.group.writes_through(), served.group.writes_behind());
+        if served.group.has_origin() && !through && !behind {
             // Said before the body is read, and by the core for writes that come another way.
             return Err(Problem::new(
                 ErrorKind::ReadOnly,

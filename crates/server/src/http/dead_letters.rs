@@ -65,7 +65,7 @@ impl DeadLetters<'_> {
         }
         let group = self.node.group(&record.id.place.group)?;
         let op = match record.change {
-            Change::Put(value) => WriteOp::Put { value, ttl: None },
+            Change::Put(value) => WriteOp::Put { value, ttl: record.ttl },
             Change::Delete => WriteOp::Delete,
         };
         let written_as = group.write(record.id.place.key.as_bytes(), op, WriteOptions::default()).await?;
@@ -127,6 +127,7 @@ fn told(letter: &DeadLetter) -> Value {
         "op": if value.is_some() { "put" } else { "delete" },
         "len": value.map(|value| value.len()),
         "content_type": value.and_then(|value| value.content_type()),
+        "ttl_ms": record.ttl.map(|ttl| ttl.as_millis() as u64),
         "idempotency_key": record.idempotency_key.as_deref(),
         "reason": &**reason,
         "written_ms": record.written_ms,

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc};
 
 use larder_core::{
     MemberState, Node,
+    behind::RecordStats,
     stats::{
         BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult,
         SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
@@ -186,11 +187,24 @@ pub(super) const FAMILIES: &[Family] = &[
         about: "Writes that this node carried out as the owner; mode is the group's `write`",
         read: |sources, samples| {
             sources.each_group(|name, served| {
-                let mode = if served.group.writes_through() { "through" } else { "none" };
+                let mode = match (served.group.writes_through(), served.group.writes_behind()) {
+                    (true, _) => "through",
+                    (_, true) => "behind",
+                    _ => "none",
+                };
                 WriteResult::ALL.iter().try_for_each(|result| {
                     samples.count(&[name, mode, result.as_str()], served.group.stats().writes.of(*result).sum())
                 })
             })
+        },
+    },
+    Family {
+        name: "larder_dead_letters",
+        kind: MetricType::Counter,
+        labels: &["group"],
+        about: "Writes that were acknowledged and that the origin refused for good",
+        read: |sources, samples| {
+            sources.each_group(|name, served| samples.count(&[name], served.group.stats().dead_letters.sum()))
         },
     },
     Family {
@@ -254,6 +268,26 @@ pub(super) const FAMILIES: &[Family] = &[
         about: "Requests to the origin under way",
         read: |sources, samples| {
             sources.each_group(|name, served| samples.gauge(&[name], served.group.origin_in_flight() as u64))
+        },
+    },
+    Family {
+        name: "larder_write_behind_pending",
+        kind: MetricType::Gauge,
+        labels: &["group"],
+        about: "Writes in this node's journal that it is to bring to the origin",
+        read: |sources, samples| sources.each_behind(|name, stats| samples.gauge(&[name], stats.pending)),
+    },
+    Family {
+        name: "larder_write_behind_oldest_seconds",
+        kind: MetricType::Gauge,
+        labels: &["group"],
+        about: "How long ago the oldest of them was acknowledged; 0 if there is none",
+        read: |sources, samples| {
+            let now_ms = sources.node.clock().wall_ms();
+            sources.each_behind(|name, stats| {
+                let age_ms = stats.oldest_ms.map_or(0, |oldest| now_ms.saturating_sub(oldest));
+                samples.gauge(&[name], age_ms / 1_000)
+            })
         },
     },
     Family {
@@ -322,6 +356,10 @@ impl Sources {
         self.groups.iter().try_for_each(|served| read(served.group.name(), served))
     }
 
+    fn each_behind(&self, mut read: impl FnMut(&str, &RecordStats) -> fmt::Result) -> fmt::Result {
+        self.each_group(|name, served| served.group.record_stats().map_or(Ok(()), |stats| read(name, &stats)))
+    }
+
     fn each_tier(&self, mut read: impl FnMut(&str, &str, &TierStats) -> fmt::Result) -> fmt::Result {
         self.each_group(|name, served| {
             let stats = served.group.store_stats();
@@ -334,7 +372,8 @@ impl Sources {
         self.each_group(|name, served| {
             let stats = served.group.stats();
             read(name, "load", &stats.origin_load)?;
-            read(name, "load_many", &stats.origin_load_many)
+            read(name, "load_many", &stats.origin_load_many)?;
+            read(name, "write", &stats.origin_write)
         })
     }
 }

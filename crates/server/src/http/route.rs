@@ -82,7 +82,7 @@ const DEAD_LETTERS: Row = Row {
     path: "/v1/dead-letters",
     methods: READ,
     about: "The writes that this node gave up because the origin refused them: `{\"dead_letters\":[…],\"next\":17}`, the oldest first, each \
-            with `id`, `group`, `key` (or `key_b64`), `version`, `op`, `len`, `content_type`, `idempotency_key`, `reason`, `written_ms` and \
+            with `id`, `group`, `key` (or `key_b64`), `version`, `op`, `len`, `content_type`, `ttl_ms`, `idempotency_key`, `reason`, `written_ms` and \
             `buried_ms`. `?n=` says how many (100; 1,024 at most), `?after=` from where to go on: after the `next` of the page before, \
             until that is null.",
 };

@@ -66,7 +66,7 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
     assert_eq!(ids(&all), [1, 2, 3, 4]);
     let (first, third) = (all.json()["dead_letters"][0].clone(), all.json()["dead_letters"][2].clone());
     let expected = json!({
-        "id": 1, "group": "g", "key": "put", "version": version.to_string(), "op": "put", "len": 6, "content_type": null,
+        "id": 1, "group": "g", "key": "put", "version": version.to_string(), "op": "put", "len": 6, "content_type": null, "ttl_ms": null,
         "idempotency_key": null, "reason": "no such table", "written_ms": 1_750_000_000_000_u64,
         "buried_ms": first["buried_ms"],
     });

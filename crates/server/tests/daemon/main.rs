@@ -5,6 +5,7 @@
 #[path = "../http/answer.rs"]
 #[expect(dead_code, reason = "the fuzzing test needs less of it than the tests of the listener")]
 mod answer;
+mod behind;
 mod bench;
 #[path = "../http/broken.rs"]
 mod broken;
@@ -43,6 +44,7 @@ mod proxy;
 mod reads;
 mod registries;
 mod reload;
+mod sink;
 mod traffic;
 mod ways;
 mod writes;

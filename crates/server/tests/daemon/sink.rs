@@ -1,0 +1,163 @@
+//! An origin that is written to, in the process of the test: it takes down every change, and takes them, refuses them or is away as it
+//! is told to.
+
+use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::{net::TcpListener, sync::watch, time::sleep};
+
+use crate::client::{GROUP, within};
+
+/// How long a change may take to come that has to: a flush that failed is tried again after 30 s at most.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What becomes of requests.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Mood {
+    /// They are answered.
+    Well,
+    /// They are answered after so long.
+    Slow(Duration),
+    /// They are answered 503, and nothing is done.
+    Failing,
+    /// They are never answered.
+    Hanging,
+}
+
+/// A change as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Made {
+    pub(crate) key: String,
+    /// As `Larder-Version` had it.
+    pub(crate) version: String,
+    /// `None`: it is deleted.
+    pub(crate) value: Option<String>,
+}
+
+/// An HTTP origin. A key that begins with `poison` takes no value.
+pub(crate) struct Sink {
+    address: SocketAddr,
+    made: watch::Sender<Vec<Made>>,
+    mood: watch::Sender<Mood>,
+    rows: watch::Sender<HashMap<String, String>>,
+}
+
+impl Sink {
+    pub(crate) async fn start() -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (made, mood, rows) = Default::default();
+        let sink = Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows });
+        let serving = sink.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let sink = serving.clone();
+                let service = service_fn(move |request| {
+                    let sink = sink.clone();
+                    async move { Ok::<_, Infallible>(sink.answer(request).await) }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        sink
+    }
+
+    /// The configuration of a group that writes here behind, with these settings besides.
+    pub(crate) fn group(&self, settings: &str) -> String {
+        let url = format!("http://{}/{{key}}", self.address);
+        format!(
+            "[groups.{GROUP}]\nwrite = \"behind\"\n{settings}\n[groups.{GROUP}.origin]\nkind = \"http\"\nurl = \"{url}\"\n"
+        )
+    }
+
+    pub(crate) fn be(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    /// Every change that was made, in order.
+    pub(crate) fn made(&self) -> Vec<Made> {
+        self.made.borrow().clone()
+    }
+
+    /// What it has under a key.
+    pub(crate) fn row(&self, key: &str) -> Option<String> {
+        self.rows.borrow().get(key).cloned()
+    }
+
+    /// Puts something into it behind Larder's back.
+    pub(crate) fn set(&self, key: &str, value: &str) {
+        self.rows.send_modify(|rows| drop(rows.insert(key.into(), value.into())));
+    }
+
+    /// Waits until what it has is like this.
+    pub(crate) async fn comes_to(&self, what: &str, is_so: impl Fn(&HashMap<String, String>) -> bool) {
+        let mut rows = self.rows.subscribe();
+        drop(within(PATIENCE, what, rows.wait_for(|rows| is_so(rows))).await.unwrap());
+    }
+
+    /// Fails if a key's changes were not made in the order of their versions.
+    #[track_caller]
+    pub(crate) fn assert_in_order(&self) {
+        let mut last: HashMap<String, String> = HashMap::new();
+        for Made { key, version, .. } in self.made() {
+            let before = last.insert(key.clone(), version.clone()).unwrap_or_default();
+            // The same one may come again, if nobody heard that it was made.
+            assert!(version >= before, "{key}: {version} was made after {before}");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let key = percent_decode_str(head.uri.path().strip_prefix('/').unwrap()).decode_utf8().unwrap().into_owned();
+        let Ok(body) = body.collect().await else { return status(StatusCode::BAD_REQUEST) };
+        let mut mood = self.mood.subscribe();
+        loop {
+            let now = *mood.borrow_and_update();
+            match now {
+                Mood::Well => break,
+                Mood::Slow(time) => {
+                    sleep(time).await;
+                    break;
+                }
+                Mood::Failing => return status(StatusCode::SERVICE_UNAVAILABLE),
+                // The sender lives as long as the test.
+                Mood::Hanging => mood.changed().await.unwrap(),
+            }
+        }
+        let value = match head.method {
+            Method::GET => {
+                return self
+                    .row(&key)
+                    .map_or_else(|| status(StatusCode::NOT_FOUND), |row| Response::new(Full::from(row)));
+            }
+            Method::PUT if key.starts_with("poison") => return status(StatusCode::UNPROCESSABLE_ENTITY),
+            Method::PUT => Some(String::from_utf8(body.to_bytes().to_vec()).unwrap()),
+            _ => None,
+        };
+        let version = head.headers["larder-version"].to_str().unwrap().to_owned();
+        self.made.send_modify(|made| made.push(Made { key: key.clone(), version, value: value.clone() }));
+        self.rows.send_modify(|rows| match value {
+            Some(value) => drop(rows.insert(key, value)),
+            None => drop(rows.remove(&key)),
+        });
+        status(StatusCode::NO_CONTENT)
+    }
+}
+
+impl Default for Mood {
+    fn default() -> Self {
+        Self::Well
+    }
+}
+
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response
+}
