@@ -25,6 +25,16 @@ pub(crate) enum Rule {
     C2,
     /// After a start a write waits until what an earlier run may have lent has run out.
     C4,
+    /// A write is on two disks before it is acknowledged, and under a later view before others are.
+    B1,
+    /// Until it is flushed a record is what is answered.
+    B3,
+    /// Who gains a slot asks all members for its records before it answers.
+    B4,
+    /// What is flushed is marked on two disks before its key is flushed again.
+    B5,
+    /// After a start nothing is flushed and nobody answered before all members of the last view were heard.
+    B6,
 }
 
 /// Whether a rule is kept.

@@ -75,6 +75,7 @@ impl PeerService for Serving {
                     node.marks_taken_by(&from);
                     SlotReply::Marks { marks: node.group(&group)?.exchange_marks(marks)? }
                 }
+                SlotCall::Records(call) => SlotReply::Records(node.about_records(&from, call).await?),
             })
         })
     }

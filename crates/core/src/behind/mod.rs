@@ -8,8 +8,15 @@
 //! and what becomes of cached values is decided here.
 
 mod custody;
+mod gather;
 mod keeper;
+mod message;
+#[cfg(all(test, feature = "testing"))]
+#[expect(clippy::expect_used, reason = "a test that can't go on fails")]
+mod needed;
+mod pieces;
 mod record;
+mod replicas;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +24,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 pub(crate) use custody::Custody;
+pub use gather::Takeover;
+pub use message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord};
 pub use record::{Appended, Holder, Mark, Place, Record, RecordId, Settled, Settlement};
+pub(crate) use replicas::Copied;
 
 use crate::{Error, Group, Store, Version, placement::SlotSet, version::Reading};
 
@@ -80,16 +90,20 @@ pub trait Records: Send + Sync + 'static {
     /// The version of the newest record of a key, whatever it is held for. Nothing is waited for.
     fn newest_version(&self, place: &Place) -> Option<Version>;
 
+    /// This record.
+    fn record(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>>;
+
     /// The newest record of a key.
     fn newest(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 
     /// Records of a group in these slots, by slot and key, those of a key by version; from after the one given, as many as are
-    /// convenient. None are left when none come.
+    /// convenient, and about so many bytes of them. None are left when none come.
     fn records(
         &self,
         group: Arc<str>,
         slots: Arc<SlotSet>,
         after: Option<RecordId>,
+        bytes_max: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>>;
 
     /// Marks of a group in these slots, likewise.

@@ -303,6 +303,7 @@ impl Node {
             // What is under way must not come in any more once the claimer knows.
             self.groups().iter().for_each(|group| group.detach(&stops));
         }
+        self.stop_flushing(&stops);
         if !hands_over.is_empty() {
             tracing::info!(to = %claimer, slots = hands_over.len(), "slots are released");
         }

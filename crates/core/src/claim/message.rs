@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     Key, Value, Version,
+    behind::{RecordsCall, RecordsReply},
     peer::PeerMeta,
     placement::SlotSet,
     store::{Mark, TAG_COUNT},
@@ -90,6 +91,8 @@ pub enum SlotCall {
         /// At most [`MARKS_MAX`]; those that were never raised are left out.
         marks: Vec<(Mark, Reading)>,
     },
+    /// Something about records of writes.
+    Records(RecordsCall),
 }
 
 /// A claim of slots that are asked for in the same words.
@@ -186,6 +189,8 @@ pub enum SlotReply {
         /// Its own, at most [`MARKS_MAX`].
         marks: Vec<(Mark, Reading)>,
     },
+    /// To what was said about records.
+    Records(RecordsReply),
 }
 
 /// What goes with slots that are released beside their entries (rule C2).

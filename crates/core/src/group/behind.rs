@@ -12,12 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use super::{Fetched, Group, Inner, Landing, carry_out::not_here, load::Start, unreachable};
 use crate::{
     Change, Error, ErrorKind, Key, Moment, Store, Update, UpdateError, Version,
-    behind::{Mark, Place, Record, RecordStats, Settled, Settlement, UNFLUSHED_PART},
+    behind::{Copied, Mark, Place, Record, RecordId, RecordStats, Settled, Settlement, UNFLUSHED_PART},
     claim::Phase,
     flight::Writer,
     group::load::Role,
     peer::{Condition, PeerWrite, WriteOp},
     placement::Slot,
+    rules::{Rule, keeps},
     stats::RequestResult,
     store::{Inserted, Meta, Tier},
 };
@@ -53,7 +54,7 @@ impl Group {
     ///
     /// [`Error`] if it is not on as many disks as it has to be.
     pub async fn flushed(&self, settlements: Vec<Settlement>) -> Result<(), Error> {
-        let Inner { records: Some(records), stats, .. } = &*self.0 else { return Ok(()) };
+        let Inner { records: Some(records), stats, node, .. } = &*self.0 else { return Ok(()) };
         let (mut marks, mut letters, mut overtaken) = (Vec::new(), Vec::new(), Vec::new());
         for Settlement { key, version, how } in settlements {
             if how != Settled::Flushed {
@@ -66,6 +67,11 @@ impl Group {
             }
         }
         let letter_count = letters.len() as u64;
+        if keeps(Rule::B5) {
+            let settled = letters.iter().map(|(id, _)| Mark::new(id.place.clone(), id.version));
+            let settled: Vec<Mark> = marks.iter().cloned().chain(settled).collect();
+            node.copy_marks(self.name(), &settled).await?;
+        }
         // Together, so that they may share a commit. Both may be asked again.
         let marked = async { if marks.is_empty() { Ok(()) } else { records.settle(marks).await } };
         let buried = async { if letters.is_empty() { Ok(()) } else { records.bury(letters).await } };
@@ -143,7 +149,7 @@ impl Group {
     /// The newest record of a key here.
     pub(super) async fn record_of(&self, key: &Key) -> Result<Option<Record>, Error> {
         match &self.0.records {
-            Some(records) if self.newest_record(key).is_some() => {
+            Some(records) if keeps(Rule::B3) && self.newest_record(key).is_some() => {
                 records.newest(Place::new(self.name().clone(), key.clone())).await
             }
             _ => Ok(None),
@@ -212,7 +218,15 @@ impl Group {
         }
         let id = Place { group: self.name().clone(), slot, key: key.clone() }.at(version);
         let record = Record { idempotency_key: write.idempotency_key.clone(), ..Record::new(id.clone(), change) };
-        records.append(vec![record.with_ttl(ttl)]).await?;
+        let record = record.with_ttl(ttl);
+        records.append(vec![record.clone()]).await?;
+        let copied = if keeps(Rule::B1) { node.copy_record(&record, write.deadline).await } else { Copied::Alone };
+        if copied == Copied::Nowhere {
+            records.discard(vec![id]).await.map_err(|_| unknown_copy())?;
+            return Err(unreachable(
+                "no other member can be reached to keep a second copy of the write: nothing was written",
+            ));
+        }
         // The copies elsewhere go, however long that takes: the write is taken down.
         self.settle_leases(key, slot, None).await?;
         let has_slot = writer.end(|| {
@@ -227,10 +241,36 @@ impl Group {
             }
             has_slot
         });
-        if has_slot {
-            records.recorded(&id);
+        if !has_slot {
+            return self.write_where_it_went(write, id).await;
         }
-        Ok(version)
+        records.recorded(&id);
+        if copied == Copied::Unknown { Err(unknown_copy()) } else { Ok(version) }
+    }
+
+    /// The slot went to another node while a write was taken down: that one does it anew, as it may have asked for records before this one
+    /// was there (rule W3).
+    async fn write_where_it_went(&self, write: &PeerWrite, id: RecordId) -> Result<Version, Error> {
+        let (version, unknown) = (id.version, |error: Error| {
+            let message = format!("the key's owner changed while it was written: {}", error.message());
+            Error::new(ErrorKind::Indeterminate, message)
+        });
+        if let Some(records) = &self.0.records {
+            records.discard(vec![id]).await.map_err(unknown)?;
+        }
+        self.tell_present_owner(write).await?;
+        Ok(self.write_anywhere(write.clone()).await.map_err(unknown)?.unwrap_or(version))
+    }
+
+    /// A record is this node's from now on: what is older goes, and its writer's repetition is known.
+    pub(crate) fn takes_over_record(&self, record: &Record) {
+        let Record { id: RecordId { place, version }, idempotency_key, .. } = record;
+        self.0
+            .loads
+            .hold(&place.key, || self.0.store.remove_if(place.key.as_bytes(), |hit| hit.meta().version < *version));
+        if let Some(idempotency_key) = idempotency_key {
+            self.0.memory.add(&place.key, idempotency_key, Some(*version), self.now());
+        }
     }
 
     /// Whether a write may be taken down beside all that is not flushed yet (rule B3).
@@ -250,6 +290,11 @@ impl Group {
         let message = "as much is waiting to be written to the origin as the group's capacity allows: try again when it has taken some";
         Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(UNFLUSHED_RETRY))
     }
+}
+
+fn unknown_copy() -> Error {
+    let message = "whether a second copy of the write is kept is not known: read the key to see whether it was done";
+    Error::new(ErrorKind::Indeterminate, message)
 }
 
 /// A store, with what is asked of it counted as the group's requests to its origin.

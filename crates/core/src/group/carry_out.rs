@@ -305,7 +305,7 @@ impl Group {
     }
 
     /// The slot went to another node while the origin was written: that one drops what it has loaded of the key since (rule W3).
-    async fn tell_present_owner(&self, write: &PeerWrite) -> Result<(), Error> {
+    pub(super) async fn tell_present_owner(&self, write: &PeerWrite) -> Result<(), Error> {
         let hard_timeout = self.0.settings.get().hard_timeout;
         let invalidate = PeerWrite {
             op: WriteOp::Invalidate { ends_guard: true },

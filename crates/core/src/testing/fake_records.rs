@@ -53,10 +53,13 @@ struct Disk {
     members: Option<Vec<Arc<str>>>,
 }
 
+/// A group, and where its records go.
+type Opened = (Group, Arc<dyn Store>);
+
 /// What ends with the process.
 #[derive(Default)]
 struct Run {
-    groups: Mutex<BTreeMap<Arc<str>, (Group, Arc<dyn Store>)>>,
+    groups: Mutex<BTreeMap<Arc<str>, Opened>>,
     to_flush: Mutex<BTreeSet<Place>>,
     failure: Mutex<Option<Error>>,
     refusal: Mutex<Option<Error>>,
@@ -116,6 +119,11 @@ impl FakeRecords {
     #[must_use]
     pub fn letters(&self) -> Vec<(Record, Arc<str>)> {
         self.disk.lock().letters.clone()
+    }
+
+    /// Nothing that was recorded so far is flushed by this run.
+    pub fn forget_to_flush(&self) {
+        self.run.to_flush.lock().clear();
     }
 
     /// Brings the newest record of each key that is to be flushed to its origin, one after the other, and takes down what became of it.
@@ -241,6 +249,10 @@ impl Records for FakeRecords {
         self.disk.lock().records.keys().rfind(|id| id.place == *place).map(|id| id.version)
     }
 
+    fn record(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        self.change(move |disk| disk.records.get(&id).cloned())
+    }
+
     fn newest(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, Error>> {
         self.change(|disk| disk.records.values().rfind(|record| record.id.place == place).cloned())
     }
@@ -250,6 +262,7 @@ impl Records for FakeRecords {
         group: Arc<str>,
         slots: Arc<SlotSet>,
         after: Option<RecordId>,
+        _: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
         self.change(move |disk| {
             let is_asked = |id: &RecordId| {

@@ -22,7 +22,11 @@ use super::peer::{
     Answers, BRIEF, Bench, EchoNode, PATIENCE, RunningNode, a_version, deadline, error_of, link, question,
 };
 use crate::{
-    Error, ErrorKind, Key, Member, Members, PeerClient, PeerService, Value, Version,
+    Change, Error, ErrorKind, Key, Member, Members, PeerClient, PeerService, Value, Version,
+    behind::{
+        AboutRecords, After, Mark as RecordMark, PIECE_LEN, Place, RECORDS_MAX, Record, RecordsCall, RecordsReply,
+        SentRecord,
+    },
     claim::{
         Carried, ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, Remembered,
         SlotCall, SlotReply, SlotRequest, SlotsClaim,
@@ -95,6 +99,7 @@ impl Hears {
                 SlotCall::Clock => SlotReply::Clock { reading: a_version().reading() },
                 SlotCall::Raise { .. } => SlotReply::Raised { known: Reading::default() },
                 SlotCall::Marks { .. } => SlotReply::Marks { marks: Vec::new() },
+                SlotCall::Records(_) => SlotReply::Records(RecordsReply::Done),
             };
             hears.0.lock().push(request);
             ready(Ok(reply))
@@ -134,7 +139,7 @@ fn a_key(key: &[u8]) -> Key {
 }
 
 /// One of each kind.
-fn calls() -> [SlotCall; 8] {
+fn calls() -> [SlotCall; 9] {
     [
         SlotCall::Claim(claim(some_of_them())),
         SlotCall::Confirm { term: a_version(), slots: some_of_them() },
@@ -144,7 +149,50 @@ fn calls() -> [SlotCall; 8] {
         SlotCall::Clock,
         SlotCall::Raise { group: "users".into(), marks: vec![Mark::All], to: a_version().reading() },
         SlotCall::Marks { group: "users".into(), marks: some_marks() },
+        of_records(AboutRecords::Forget { slots: some_of_them() }),
     ]
+}
+
+fn of_records(about: AboutRecords) -> SlotCall {
+    SlotCall::Records(RecordsCall { group: "users".into(), about })
+}
+
+fn a_place() -> Place {
+    Place::new("users", a_key(b"k\xff"))
+}
+
+fn some_records() -> Vec<SentRecord> {
+    let id = || a_place().at(a_version());
+    let tags = ["de", "shoes"].map(|tag| Tag::of(tag.as_bytes())).into_iter().collect();
+    let rich = Value::from("{}").with_content_type("application/json").with_tags(tags);
+    let put = |value: Value| Record { written_ms: 7, ..Record::new(id(), Change::Put(value)) };
+    let records = [
+        Record::new(id(), Change::Delete).with_idempotency_key("0f3a"),
+        put("".into()),
+        put(rich).with_ttl(Some(Duration::from_millis(90_001))),
+    ];
+    let long = SentRecord { record: put(Value::from("").with_content_type("text/plain")), long_len: 1 << 40 };
+    records.into_iter().map(|record| SentRecord { record, long_len: 0 }).chain([long]).collect()
+}
+
+fn some_record_marks() -> Vec<RecordMark> {
+    vec![RecordMark { written_ms: 9, ..RecordMark::new(a_place(), a_version()) }]
+}
+
+/// Of records, one of each kind.
+fn calls_of_records() -> Vec<SlotCall> {
+    let (id, many) = (a_place().at(a_version()), vec![some_record_marks()[0].clone(); RECORDS_MAX]);
+    let piece = vec![b'x'; PIECE_LEN];
+    let tells = [After::Nothing, After::Record(id.clone()), After::Mark(a_place())]
+        .map(|after| AboutRecords::Tell { slots: some_of_them(), after });
+    let all = [
+        AboutRecords::Keep { records: some_records(), marks: some_record_marks() },
+        AboutRecords::Keep { records: Vec::new(), marks: many },
+        AboutRecords::Piece { id: id.clone(), at: 1 << 33, bytes: piece.into() },
+        AboutRecords::TellPiece { id, at: 7 },
+        AboutRecords::Forget { slots: some_of_them() },
+    ];
+    tells.into_iter().chain(all).map(of_records).collect()
 }
 
 fn entry(key: &str, value: Option<Value>, ttl_left: Option<Duration>) -> PushedEntry {
@@ -192,7 +240,9 @@ pub async fn what_is_said_about_slots_arrives_as_it_is(bench: &impl Bench) {
         to: a_version().reading(),
     };
     let marks = [Vec::new(), all].map(|marks| SlotCall::Marks { group: "users".into(), marks });
-    for call in claims.chain(confirms).chain(pushes).chain([raise]).chain(marks).chain(calls()) {
+    for call in
+        claims.chain(confirms).chain(pushes).chain([raise]).chain(marks).chain(calls()).chain(calls_of_records())
+    {
         say(&link, call.clone()).await.expect("a reply");
         let heard = hears.0.lock().pop().expect("it was said");
         assert_eq!((&*heard.from, heard.incarnation, &heard.call), ("a", 1, &call));
@@ -221,7 +271,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
     let told = Arc::new(Mutex::new(SlotReply::Confirmed));
     let tells = told.clone();
     let (_node, link) = link(bench, Takes(move |_| ready(Ok(tells.lock().clone())))).await;
-    let [claim, confirm, recall, push, revoke, clock, raise, marks] = calls();
+    let [claim, confirm, recall, push, revoke, clock, raise, marks, records] = calls();
     let given_up = GivenUp { until: a_version(), acted: Version::ZERO };
     let says = vec![
         (some_of_them(), ClaimAnswer::Released { had: true }),
@@ -246,6 +296,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         remembered: vec![remembered(Some(a_version())), remembered(None)],
     };
     let recalled = |member_for, slots| SlotReply::Recalled { member_for, slots };
+    let of_them = |records, marks, unheard| SlotReply::Records(RecordsReply::Told { records, marks, unheard });
     let replies = [
         (&claim, SlotReply::Claimed(Vec::new(), Carried::default())),
         (&claim, SlotReply::Claimed(says.clone(), Carried::default())),
@@ -263,6 +314,11 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         (&raise, SlotReply::Raised { known: a_version().reading() }),
         (&marks, SlotReply::Marks { marks: Vec::new() }),
         (&marks, SlotReply::Marks { marks: some_marks() }),
+        (&records, SlotReply::Records(RecordsReply::Done)),
+        (&records, of_them(Vec::new(), Vec::new(), Vec::new())),
+        (&records, of_them(some_records(), Vec::new(), vec!["c d/ü".into()])),
+        (&records, of_them(Vec::new(), some_record_marks(), Vec::new())),
+        (&records, SlotReply::Records(RecordsReply::Piece(vec![b'x'; PIECE_LEN].into()))),
     ];
     for (call, reply) in replies {
         *told.lock() = reply.clone();

@@ -9,6 +9,7 @@ mod leases;
 mod marks;
 mod one_load;
 mod reads;
+mod replicated;
 mod settings;
 mod straddled;
 mod strong;

@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     flush::{Flush, FlushConfig, FlushLimit, Ledger},
-    journal::{self, Journal, JournalConfig, JournalError, PAGE_LEN_MAX},
+    journal::{self, Journal, JournalConfig, JournalError},
     storage::DiskStorage,
 };
 
@@ -213,6 +213,11 @@ impl Records for Behind {
         self.0.journal.newest_version(place)
     }
 
+    fn record(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        let journal = self.0.journal.clone();
+        Self::done(async move { journal.record(id).await })
+    }
+
     fn newest(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, Error>> {
         let journal = self.0.journal.clone();
         Self::done(async move { journal.newest(place).await })
@@ -223,9 +228,10 @@ impl Records for Behind {
         group: Arc<str>,
         slots: Arc<SlotSet>,
         after: Option<RecordId>,
+        bytes_max: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
         let journal = self.0.journal.clone();
-        Self::done(async move { journal.records_in(group, slots, after, PAGE_LEN_MAX).await })
+        Self::done(async move { journal.records_in(group, slots, after, bytes_max).await })
     }
 
     fn marks(
@@ -235,7 +241,7 @@ impl Records for Behind {
         after: Option<Place>,
     ) -> BoxFuture<'_, Result<Vec<Mark>, Error>> {
         let journal = self.0.journal.clone();
-        Self::done(async move { journal.marks_in(group, slots, after, PAGE_LEN_MAX).await })
+        Self::done(async move { journal.marks_in(group, slots, after).await })
     }
 
     fn stats(&self, group: &str) -> RecordStats {

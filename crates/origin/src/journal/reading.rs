@@ -79,7 +79,7 @@ impl Journal {
         self.page(tables::RECORDS, scope, after, len_max, "a record", record::decode).await
     }
 
-    /// Records of a group in these slots, as [`records`](Self::records).
+    /// Records of a group in these slots, as [`records`](Self::records), and about so many bytes of them.
     ///
     /// # Errors
     ///
@@ -89,10 +89,10 @@ impl Journal {
         group: Arc<str>,
         slots: Arc<SlotSet>,
         after: Option<RecordId>,
-        len_max: usize,
+        bytes_max: usize,
     ) -> Result<Vec<Record>, JournalError> {
-        let after = after.map(|id| places::record(&id));
-        self.page_in(tables::RECORDS, (group, slots), after, len_max, "a record", record::decode).await
+        let (after, room) = (after.map(|id| places::record(&id)), Room { bytes_max, ..Room::new(PAGE_LEN_MAX) });
+        self.page_in(tables::RECORDS, (group, slots), after, room, "a record", record::decode).await
     }
 
     /// Marks of a group in these slots, likewise.
@@ -105,10 +105,9 @@ impl Journal {
         group: Arc<str>,
         slots: Arc<SlotSet>,
         after: Option<Place>,
-        len_max: usize,
     ) -> Result<Vec<Mark>, JournalError> {
-        let after = after.map(|place| places::key(&place));
-        self.page_in(tables::MARKS, (group, slots), after, len_max, "a mark", record::decode_mark).await
+        let (after, room) = (after.map(|place| places::key(&place)), Room::new(PAGE_LEN_MAX));
+        self.page_in(tables::MARKS, (group, slots), after, room, "a mark", record::decode_mark).await
     }
 
     /// A key's mark.
@@ -214,7 +213,7 @@ impl Journal {
         table: redb::TableDefinition<'static, &'static [u8], &'static [u8]>,
         (group, slots): (Arc<str>, Arc<SlotSet>),
         after: Option<Vec<u8>>,
-        len_max: usize,
+        mut room: Room,
         what: &'static str,
         decode: fn(&[u8], &[u8]) -> Result<T, Wrong>,
     ) -> Result<Vec<T>, JournalError> {
@@ -225,8 +224,7 @@ impl Journal {
                 let number = at.get(prefix.len()..)?.first_chunk()?;
                 Slot::new(u16::from_be_bytes(*number))
             };
-            let (mut found, mut room) = (Vec::new(), Room::new(len_max));
-            let mut after = after;
+            let (mut found, mut after) = (Vec::new(), after);
             'from: loop {
                 for entry in reading.range(&table, &prefix, after.as_deref())? {
                     let (at, stored) = entry.map_err(|error| reading.failed(error))?;
@@ -255,18 +253,19 @@ impl Journal {
 /// What there is room for in an answer.
 struct Room {
     len_max: usize,
+    bytes_max: usize,
     bytes: usize,
 }
 
 impl Room {
     fn new(len_max: usize) -> Self {
-        Self { len_max: len_max.min(PAGE_LEN_MAX), bytes: 0 }
+        Self { len_max: len_max.min(PAGE_LEN_MAX), bytes_max: PAGE_BYTES_MAX, bytes: 0 }
     }
 
     /// Whether anything goes beside so many, of which the last takes so many bytes.
     fn is_left(&mut self, len: usize, bytes: usize) -> bool {
         self.bytes += bytes;
-        len < self.len_max && self.bytes < PAGE_BYTES_MAX
+        len < self.len_max && self.bytes < self.bytes_max
     }
 }
 

@@ -284,7 +284,12 @@ impl Exchange {
             | Op::Revoke(_)
             | Op::Clock(_)
             | Op::Raise(_)
-            | Op::Marks(_) => {}
+            | Op::Marks(_)
+            | Op::KeepRecords(_)
+            | Op::KeepPiece(_)
+            | Op::TellRecords(_)
+            | Op::TellPiece(_)
+            | Op::ForgetRecords(_) => {}
         }
         Ok(())
     }
@@ -581,6 +586,8 @@ fn value_len(outcome: &Outcome) -> usize {
         Outcome::Found(found) => found.value.as_ref().map_or(0, Bytes::len),
         Outcome::Claimed(claimed) => claimed.answers.len(),
         Outcome::Recalled(recalled) => recalled.slots.len(),
+        Outcome::RecordsTold(told) => told.records.len(),
+        Outcome::RecordPiece(piece) => piece.data.len(),
         _ => 0,
     }
 }

@@ -26,6 +26,7 @@ pub mod limits;
 mod outbox;
 mod pending;
 mod pieces;
+mod records;
 #[cfg(test)]
 mod reference;
 mod serve;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use larder_core::{
     Error, ErrorKind, Key, Version,
+    behind::RecordsCall,
     claim::{
         Carried, ClaimAnswer, GUARDS_MAX, GivenUp, MARKS_MAX, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, PushedEntry,
         REMEMBERED_MAX, Remembered, SlotCall, SlotReply, SlotsClaim,
@@ -21,6 +22,7 @@ use super::{
     convert::{self, millis, parse_version, version},
     limits::CLAIM_ANSWERS_MAX,
     proto::{self, answer::Outcome, claim_answer::Says, request::Op},
+    records,
 };
 
 /// Whether a request is about slots. Who is claimed from stops acting whether it has heard of the view or not (rule C2), so
@@ -37,6 +39,11 @@ pub(super) fn are_asked_for(op: Option<&Op>) -> bool {
                 | Op::Clock(_)
                 | Op::Raise(_)
                 | Op::Marks(_)
+                | Op::KeepRecords(_)
+                | Op::KeepPiece(_)
+                | Op::TellRecords(_)
+                | Op::TellPiece(_)
+                | Op::ForgetRecords(_)
         )
     )
 }
@@ -63,6 +70,7 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
             (Some(group), Op::Raise(proto::Raise { marks, to: to.to_bits() }))
         }
         SlotCall::Marks { group, marks } => (Some(group), Op::Marks(marks_of(marks))),
+        SlotCall::Records(call) => (Some(&call.group), records::op(call)),
     };
     (group.cloned(), None, op)
 }
@@ -94,8 +102,10 @@ pub(super) fn parse_op(op: Op, group: Option<&Arc<str>>, key: &[u8]) -> Result<S
             Ok(SlotCall::Raise { group: of_group()?, marks, to: Reading::from_bits(raise.to) })
         }
         Op::Marks(marks) => Ok(SlotCall::Marks { group: of_group()?, marks: parse_marks(&marks)? }),
-        Op::Get(_) | Op::Put(_) | Op::Delete(_) | Op::Invalidate(_) | Op::Ping(_) => {
-            Err(wrong("it is not about slots"))
+        op => {
+            let group = of_group()?;
+            let about = records::parse_op(op, &group).ok_or_else(|| wrong("it is not about slots"))??;
+            Ok(SlotCall::Records(RecordsCall { group, about }))
         }
     }
 }
@@ -118,6 +128,7 @@ pub(super) fn outcome(reply: SlotReply) -> Outcome {
         SlotReply::Clock { reading } => Outcome::Clock(proto::Clock { reading: reading.to_bits() }),
         SlotReply::Raised { known } => Outcome::Raised(proto::Raised { known: known.to_bits() }),
         SlotReply::Marks { marks } => Outcome::Marks(marks_of(&marks)),
+        SlotReply::Records(reply) => records::outcome(&reply),
     }
 }
 
@@ -140,7 +151,10 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
         Outcome::Clock(clock) => Ok(SlotReply::Clock { reading: Reading::from_bits(clock.reading) }),
         Outcome::Raised(raised) => Ok(SlotReply::Raised { known: Reading::from_bits(raised.known) }),
         Outcome::Marks(marks) => Ok(SlotReply::Marks { marks: parse_marks(&marks)? }),
-        _ => Err(wrong("it is not about slots")),
+        outcome => {
+            let reply = records::parse_outcome(outcome);
+            Ok(SlotReply::Records(reply.ok_or_else(|| wrong("it is not about slots"))??))
+        }
     }
 }
 
@@ -156,6 +170,7 @@ pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
             | (SlotCall::Clock, SlotReply::Clock { .. })
             | (SlotCall::Raise { .. }, SlotReply::Raised { .. })
             | (SlotCall::Marks { .. }, SlotReply::Marks { .. })
+            | (SlotCall::Records(_), SlotReply::Records(_))
     )
 }
 
@@ -335,19 +350,19 @@ fn parse_term(term: Option<proto::Version>) -> Result<Version, Error> {
     term.map(parse_version).ok_or_else(|| wrong("the term is missing"))
 }
 
-fn parse_slots(bytes: &[u8]) -> Result<SlotSet, Error> {
+pub(super) fn parse_slots(bytes: &[u8]) -> Result<SlotSet, Error> {
     SlotSet::from_bytes(bytes).ok_or_else(|| wrong("that is no set of slots: it has another length"))
 }
 
 /// Reads a list of so many elements at most. Empty elements are small on the wire and large in memory: more of them than a
 /// newer node may add fields beside are not read at all.
-fn parse_counted<T: Message + Default>(list: Bytes, max: usize) -> Result<T, Error> {
+pub(super) fn parse_counted<T: Message + Default>(list: Bytes, max: usize) -> Result<T, Error> {
     if count_fields(&list) > 2 * max {
         return Err(wrong("a list is too long"));
     }
     T::decode(list).map_err(|error| wrong(&error.to_string()))
 }
 
-fn wrong(message: &str) -> Error {
+pub(super) fn wrong(message: &str) -> Error {
     Error::new(ErrorKind::Invalid, message)
 }

@@ -1,0 +1,418 @@
+//! Second copies: where they are, how they get there, and what this node keeps for others (rules B1 and B5).
+//!
+//! A record goes to the owner's disk first and to the other's then. At the same time would spare a sync, but a disk that has no room has to
+//! be able to say that nothing was written.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{task::spawn_blocking, time::Instant};
+
+use super::{
+    Custody, Holder, Mark, Record, RecordId,
+    message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord},
+    pieces::{message_of, sent},
+};
+use crate::{
+    Change, Error, ErrorKind, Group, Node, View,
+    claim::{Phase, SlotCall, SlotReply},
+    peer::PeerError,
+    placement::{Slot, SlotSet},
+};
+
+/// How long a member may take to take records down: its disk takes milliseconds.
+const COPY_WAIT: Duration = Duration::from_secs(1);
+
+/// The same for each piece of a long value.
+const PIECE_WAIT: Duration = Duration::from_secs(1);
+
+/// How many members are asked to keep a copy.
+const COPY_TRIES_MAX: usize = 3;
+
+/// How long flushes that are under way may take to end beyond the time that the origin has: what came of them has to be taken down.
+const RELEASE_GRACE: Duration = Duration::from_secs(1);
+
+/// The same where the group is not open.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+
+/// What became of the second copy of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Copied {
+    /// It is on another's disk.
+    Kept,
+    /// There is no other member.
+    Alone,
+    /// It is nowhere.
+    Nowhere,
+    /// It may be somewhere.
+    Unknown,
+}
+
+impl Node {
+    /// Who may keep copies of a slot's records: the stand-in first.
+    fn candidates(&self, custody: &Custody, view: &View, slot: Slot) -> Vec<Arc<str>> {
+        let members = view.members();
+        let first = view.stand_in(slot, &[]).and_then(|member| members.position(&member.name)).unwrap_or(0);
+        let rotated = (0..members.len()).map(|place| &members[(first + place) % members.len()]);
+        let mut others: Vec<_> = rotated.filter(|member| member.name != *self.name()).collect();
+        let is_away = |name: &str| custody.is_shunned(name) || view.peer(name).is_none_or(|peer| !peer.is_admitted());
+        others.sort_by_key(|member| (is_away(&member.name), !member.takes_keys()));
+        others.into_iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// Has another member keep a copy of a record of a slot that this node acts for.
+    pub(crate) async fn copy_record(&self, record: &Record, deadline: Instant) -> Copied {
+        let Some(custody) = self.custody() else { return Copied::Nowhere };
+        let slot = record.id.place.slot;
+        let mut came_to = Copied::Nowhere;
+        loop {
+            let view = self.view();
+            if view.peers().next().is_none() {
+                return Copied::Alone;
+            }
+            for name in self.candidates(custody, &view, slot).into_iter().take(COPY_TRIES_MAX) {
+                match self.keep_at(&name, &record.id.place.group, vec![record.clone()], Vec::new(), deadline).await {
+                    Ok(()) => {
+                        custody.holds(slot, &name);
+                        came_to = Copied::Kept;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(to = %name, %error, "a member does not keep a copy of a write");
+                        custody.shun(&name);
+                        if may_have(&error) {
+                            custody.holds(slot, &name);
+                            came_to = Copied::Unknown;
+                        }
+                    }
+                }
+            }
+            // Who has left may not be asked by those who look for records.
+            if came_to != Copied::Kept || self.peek_view().number() == view.number() || Instant::now() >= deadline {
+                return came_to;
+            }
+        }
+    }
+
+    /// Has a member keep copies.
+    async fn keep_at(
+        &self,
+        name: &Arc<str>,
+        group: &Arc<str>,
+        records: Vec<Record>,
+        marks: Vec<Mark>,
+        deadline: Instant,
+    ) -> Result<(), PeerError> {
+        let mut ready = Vec::with_capacity(records.len());
+        for record in records {
+            let id = record.id.clone();
+            let (record, bytes) = sent(record);
+            let pieces: Vec<bytes::Bytes> = match &bytes {
+                Some(bytes) => bytes.chunks(PIECE_LEN).map(|piece| bytes.slice_ref(piece)).collect(),
+                None => Vec::new(),
+            };
+            let mut at = 0;
+            for bytes in pieces {
+                let about = AboutRecords::Piece { id: id.clone(), at, bytes };
+                let said = self.say_of_records(name, group, about, deadline.min(Instant::now() + PIECE_WAIT)).await;
+                // Without its record it is nothing yet.
+                said.map_err(|error| PeerError::not_sent(error.to_string()))?;
+                at += PIECE_LEN as u64;
+            }
+            ready.push(record);
+        }
+        let about = AboutRecords::Keep { records: ready, marks };
+        self.say_of_records(name, group, about, deadline.min(Instant::now() + COPY_WAIT)).await.map(drop)
+    }
+
+    pub(super) async fn say_of_records(
+        &self,
+        to: &str,
+        group: &Arc<str>,
+        about: AboutRecords,
+        deadline: Instant,
+    ) -> Result<RecordsReply, PeerError> {
+        let call = SlotCall::Records(RecordsCall { group: group.clone(), about });
+        match self.say(to, call, deadline).await? {
+            SlotReply::Records(reply) => Ok(reply),
+            _ => Err(PeerError::broke_off("it answered something else than it was told")),
+        }
+    }
+
+    /// Takes marks down where the copies are, so that those need not be kept any more: on one disk beside this node's (rule B5).
+    pub(crate) async fn copy_marks(&self, group: &Arc<str>, marks: &[Mark]) -> Result<(), Error> {
+        let Some(custody) = self.custody() else { return Ok(()) };
+        let view = self.view();
+        if view.peers().next().is_none() {
+            return Ok(());
+        }
+        let mut of_holder: BTreeMap<Arc<str>, Vec<Mark>> = BTreeMap::new();
+        for mark in marks {
+            let slot = mark.place.slot;
+            let holders = custody.holders(slot).into_iter().filter(|name| view.peer(name).is_some());
+            let holders: Vec<Arc<str>> = holders.collect();
+            let (away, mut there): (Vec<_>, Vec<_>) = holders.into_iter().partition(|name| custody.is_shunned(name));
+            if there.is_empty() {
+                there = if away.is_empty() {
+                    self.candidates(custody, &view, slot).into_iter().take(1).collect()
+                } else {
+                    away
+                };
+            }
+            for name in there {
+                of_holder.entry(name).or_default().push(mark.clone());
+            }
+        }
+        let told = of_holder.iter().map(|(name, marks)| {
+            let (node, name, group, marks) = (self.clone(), name.clone(), group.clone(), marks.clone());
+            async move {
+                let is_kept = node.marks_at(&name, &group, &marks).await.is_ok();
+                (name, is_kept)
+            }
+        });
+        let told: HashMap<Arc<str>, bool> = join_all(told).await.into_iter().collect();
+        told.iter().filter(|(_, is_kept)| !**is_kept).for_each(|(name, _)| custody.shun(name));
+        let is_safe = |mark: &&Mark| {
+            let has = |(name, marks): (&Arc<str>, &Vec<Mark>)| told.get(name) == Some(&true) && marks.contains(mark);
+            of_holder.iter().any(has)
+        };
+        let unsafe_marks: Vec<Mark> = marks.iter().filter(|mark| !is_safe(mark)).cloned().collect();
+        let Some(first) = unsafe_marks.first() else { return Ok(()) };
+        for name in self.candidates(custody, &view, first.place.slot).into_iter().take(COPY_TRIES_MAX) {
+            match self.marks_at(&name, group, &unsafe_marks).await {
+                Ok(()) => return Ok(()),
+                Err(_) => custody.shun(&name),
+            }
+        }
+        Err(nobody_keeps())
+    }
+
+    async fn marks_at(&self, name: &Arc<str>, group: &Arc<str>, marks: &[Mark]) -> Result<(), PeerError> {
+        for marks in marks.chunks(RECORDS_MAX) {
+            let deadline = Instant::now() + COPY_WAIT;
+            self.keep_at(name, group, Vec::new(), marks.to_vec(), deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that everything that this node is to flush, and every mark, has a second copy under a view.
+    pub(super) async fn restore_copies(&self, custody: &Custody, view: &Arc<View>) -> Result<(), Error> {
+        let held: Vec<Slot> = self.tenure().held_terms().into_iter().map(|(slot, _)| slot).collect();
+        if view.peers().next().is_none() || held.is_empty() {
+            return Ok(());
+        }
+        let known = view.clone();
+        let worked_out = spawn_blocking(move || {
+            let stand_in = |slot: Slot| known.stand_in(slot, &[]).map(|member| member.name.clone());
+            held.into_iter().map(|slot| (slot, stand_in(slot))).collect::<Vec<_>>()
+        });
+        let Ok(stand_ins) = worked_out.await else { return Err(nobody_keeps()) };
+        let mut of_stand_in: HashMap<Option<Arc<str>>, SlotSet> = HashMap::new();
+        for (slot, stand_in) in stand_ins {
+            if !custody.is_copied(slot, stand_in.as_deref(), view) {
+                of_stand_in.entry(stand_in).or_default().insert(slot);
+            }
+        }
+        for slots in of_stand_in.into_values() {
+            let Some(first) = slots.iter().next() else { continue };
+            let mut is_done = false;
+            for name in self.candidates(custody, view, first).into_iter().take(COPY_TRIES_MAX) {
+                match self.copy_slots(custody, &name, &slots).await {
+                    Ok(()) => {
+                        custody.copied(&slots, &name, view);
+                        is_done = true;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(to = %name, %error, "copies of writes can't be brought to a member");
+                        custody.shun(&name);
+                    }
+                }
+            }
+            if !is_done {
+                return Err(nobody_keeps());
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
+        let (slots, records) = (Arc::new(slots.clone()), &custody.records);
+        let unkept = |error: PeerError| Error::new(ErrorKind::OwnerUnreachable, error.to_string());
+        for group in self.groups_behind() {
+            let group = group.name();
+            let mut after = None;
+            loop {
+                let page = records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.id.clone());
+                let mine = page.into_iter().filter(|record| record.holder == Holder::Owner);
+                for record in mine {
+                    self.keep_at(name, group, vec![record], Vec::new(), Instant::now() + 2 * COPY_WAIT)
+                        .await
+                        .map_err(unkept)?;
+                }
+            }
+            let mut after = None;
+            loop {
+                let page = records.marks(group.clone(), slots.clone(), after).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.place.clone());
+                self.marks_at(name, group, &page).await.map_err(unkept)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn groups_behind(&self) -> impl Iterator<Item = Group> + use<> {
+        self.groups().into_iter().filter(Group::writes_behind)
+    }
+
+    /// Nothing of these slots is flushed any more (rule C2). What is under way comes to its end before their records are told of.
+    pub(crate) fn stop_flushing(&self, slots: &SlotSet) {
+        if let Some(custody) = self.custody().filter(|_| !slots.is_empty()) {
+            let (records, slots) = (custody.records.clone(), Arc::new(slots.clone()));
+            tokio::spawn(async move { records.release(slots, Instant::now()).await });
+        }
+    }
+
+    /// Whether this node acts for any of these slots: nobody else's word counts for them then.
+    fn acts_for_any(&self, mut slots: impl Iterator<Item = Slot>) -> bool {
+        slots.any(|slot| self.phase(slot, &[]) == Phase::Acts)
+    }
+
+    /// Does what another node says about records.
+    pub(crate) async fn about_records(&self, from: &Arc<str>, call: RecordsCall) -> Result<RecordsReply, Error> {
+        let Some(custody) = self.custody() else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "this node has no journal: give it one, as all nodes of the group have",
+            ));
+        };
+        let RecordsCall { group, about } = call;
+        match about {
+            AboutRecords::Keep { records, marks } => self.keep_for(custody, from, records, marks).await,
+            AboutRecords::Piece { id, at, bytes } => {
+                custody.partial.add(from, id, at, &bytes, self.clock().now())?;
+                Ok(RecordsReply::Done)
+            }
+            AboutRecords::Tell { slots, after } => self.tell_records(custody, group, slots, after).await,
+            AboutRecords::TellPiece { id, at } => {
+                let record = custody.records.record(id).await?;
+                let value = match record.map(|record| record.change) {
+                    Some(Change::Put(value)) => value.into_bytes(),
+                    _ => bytes::Bytes::new(),
+                };
+                let start = usize::try_from(at).unwrap_or(usize::MAX).min(value.len());
+                Ok(RecordsReply::Piece(value.slice(start..value.len().min(start + PIECE_LEN))))
+            }
+            AboutRecords::Forget { slots } => {
+                self.forget_records(custody, from, group, slots).await?;
+                custody.changed.send_replace(());
+                Ok(RecordsReply::Done)
+            }
+        }
+    }
+
+    async fn keep_for(
+        &self,
+        custody: &Custody,
+        from: &Arc<str>,
+        records: Vec<SentRecord>,
+        marks: Vec<Mark>,
+    ) -> Result<RecordsReply, Error> {
+        if self.acts_for_any(records.iter().map(|sent| sent.record.id.place.slot)) {
+            return Err(acts_itself());
+        }
+        let whole =
+            |sent| custody.partial.whole(from, sent).map(|record| record.held_as(Holder::CopyFor(from.clone())));
+        let records = records.into_iter().map(whole).collect::<Result<Vec<_>, Error>>()?;
+        let appended =
+            async { if records.is_empty() { Ok(()) } else { custody.records.append(records).await.map(drop) } };
+        let settled = async { if marks.is_empty() { Ok(()) } else { custody.records.settle(marks).await } };
+        let (appended, settled) = tokio::join!(appended, settled);
+        appended.and(settled)?;
+        Ok(RecordsReply::Done)
+    }
+
+    /// Tells what this node has of slots that it has let go of. It flushes nothing of them any more (rules C2 and B4).
+    async fn tell_records(
+        &self,
+        custody: &Custody,
+        group: Arc<str>,
+        slots: SlotSet,
+        after: After,
+    ) -> Result<RecordsReply, Error> {
+        if self.acts_for_any(slots.iter()) {
+            return Err(acts_itself());
+        }
+        let slots = Arc::new(slots);
+        if after == After::Nothing {
+            let wait = self.group(&group).map_or(RELEASE_WAIT, |group| group.config().hard_timeout + RELEASE_GRACE);
+            custody.records.release(slots.clone(), Instant::now() + wait).await;
+        }
+        let unheard = custody.unheard_of(&slots);
+        let after_mark = match after {
+            After::Mark(place) => Some(place),
+            After::Nothing | After::Record(_) => {
+                let after = if let After::Record(id) = after { Some(id) } else { None };
+                let page = custody.records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
+                if !page.is_empty() {
+                    let records = message_of(&mut page.into_iter().map(|record| sent(record).0).peekable());
+                    return Ok(RecordsReply::Told { records, marks: Vec::new(), unheard });
+                }
+                None
+            }
+        };
+        let mut marks = custody.records.marks(group, slots, after_mark).await?;
+        marks.truncate(RECORDS_MAX);
+        Ok(RecordsReply::Told { records: Vec::new(), marks, unheard })
+    }
+
+    /// Drops what this node has of slots, but for second copies for `owner`, which has all of it.
+    async fn forget_records(
+        &self,
+        custody: &Custody,
+        owner: &Arc<str>,
+        group: Arc<str>,
+        slots: SlotSet,
+    ) -> Result<(), Error> {
+        if self.acts_for_any(slots.iter()) {
+            return Err(acts_itself());
+        }
+        let (slots, kept) = (Arc::new(slots), Holder::CopyFor(owner.clone()));
+        let mut after: Option<RecordId> = None;
+        loop {
+            let page = custody.records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id.clone());
+            let ids: Vec<RecordId> =
+                page.into_iter().filter(|record| record.holder != kept).map(|record| record.id).collect();
+            if !ids.is_empty() {
+                custody.records.discard(ids).await?;
+            }
+        }
+    }
+}
+
+/// Whether what was said may have been done though it was answered like this.
+fn may_have(error: &PeerError) -> bool {
+    match error {
+        PeerError::Unreachable { sent, .. } => *sent,
+        PeerError::TimedOut => true,
+        PeerError::Answered(error) => error.kind() == ErrorKind::Indeterminate,
+    }
+}
+
+fn nobody_keeps() -> Error {
+    let message = "no other member can be reached that keeps second copies of writes: start one again";
+    Error::new(ErrorKind::OwnerUnreachable, message).with_retry_after(Duration::from_secs(1))
+}
+
+fn acts_itself() -> Error {
+    Error::new(ErrorKind::OwnerUnreachable, "the node that was told acts for the slot itself: claim it first")
+}

@@ -1,0 +1,359 @@
+//! Write-behind among several nodes: second copies, marks, and what becomes of records when nodes come, go and start again (rules B1
+//! and B4 to B6).
+
+use larder_core::{
+    ErrorKind, MemberState, Value, Version,
+    behind::{Holder, PIECE_LEN, Record},
+    peer::Condition,
+    testing::fake_records::FakeRecords,
+};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    behind::{Behind, some},
+    handoff::{settle, states},
+    *,
+};
+
+fn disks(count: usize) -> Vec<FakeRecords> {
+    (0..count).map(|_| FakeRecords::new()).collect()
+}
+
+/// Nodes with these disks, of which the first `up` are there.
+async fn nodes(disks: Vec<FakeRecords>, table: &FakeTable, up: usize) -> Behind {
+    let mut behind = Behind::with(&FakeNetwork::with_claims(), disks, &GroupConfig::default(), table);
+    for place in up..behind.disks.len() {
+        behind.cluster.kill(place);
+    }
+    for node in &behind.cluster.nodes[..up] {
+        behind.cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
+    }
+    if up == behind.disks.len() {
+        settle(&behind.cluster).await;
+    }
+    behind
+}
+
+async fn three() -> Behind {
+    nodes(disks(3), &FakeTable::new(), 3).await
+}
+
+impl Behind {
+    /// The records of a key on a node's disk.
+    fn records(&self, place: usize, key: &str) -> Vec<Record> {
+        let records = self.disks[place].all().into_iter();
+        records.filter(|record| record.id.place.key.as_bytes() == key.as_bytes()).collect()
+    }
+
+    /// Who holds a key's records, and for whom.
+    fn holders(&self, key: &str) -> Vec<(usize, Holder)> {
+        let of = |place| self.records(place, key).into_iter().map(move |record| (place, record.holder));
+        (0..self.disks.len()).flat_map(of).collect()
+    }
+
+    /// The nodes that are left have a view without the others.
+    fn leave(&self, left: &[usize]) {
+        let names: Vec<String> = left.iter().map(|place| self.cluster.nodes[*place].name().to_string()).collect();
+        for place in left {
+            self.cluster.nodes[*place].change_view(members(&names)).unwrap();
+        }
+    }
+
+    async fn flush_all(&self, places: &[usize]) {
+        for place in places {
+            self.disks[*place].flush().await.unwrap();
+        }
+    }
+
+    /// Waits until a key has a value at a node, for as long as members may take that don't answer.
+    async fn until(&self, place: usize, key: &str, value: Option<&str>) {
+        let has = async {
+            loop {
+                let answer = self.cluster.get(place, key).await;
+                let has = answer.map(|answer| answer.value.map(|value| String::from_utf8_lossy(&value).into_owned()));
+                if has.is_ok_and(|has| has.as_deref() == value) {
+                    return;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), has).await.unwrap();
+    }
+
+    fn copy_for(&self, place: usize) -> Holder {
+        Holder::CopyFor(self.cluster.nodes[place].name().clone())
+    }
+}
+
+/// Rule B1.
+#[tokio::test(start_paused = true)]
+async fn a_write_is_on_two_disks_before_it_is_acknowledged() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.disks[stand_in].hold(true);
+    let group = behind.cluster.groups[third].clone();
+    let put = tokio::spawn(async move { group.put("k", Value::from("new"), None, Condition::Always, TIMEOUT).await });
+    behind.disks[stand_in].appends_begun(1).await;
+    assert_eq!(behind.holders("k"), [(owner, Holder::Owner)]);
+    quiet().await;
+    assert!(!put.is_finished());
+    behind.disks[stand_in].hold(false);
+    put.await.unwrap().unwrap();
+    let mut holders = behind.holders("k");
+    holders.sort_by_key(|(place, _)| *place != owner);
+    assert_eq!(holders, [(owner, Holder::Owner), (stand_in, behind.copy_for(owner))]);
+    for place in 0..3 {
+        assert_eq!(behind.get(place, "k").await, some("new"));
+    }
+}
+
+/// Rule B1.
+#[tokio::test(start_paused = true)]
+async fn where_the_stand_in_is_away_the_next_member_keeps_the_copy_and_without_any_nothing_is_written() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.cluster.kill(stand_in);
+    behind.put(owner, "k", "old").await.unwrap();
+    assert_eq!(behind.records(third, "k")[0].holder, behind.copy_for(owner));
+    behind.cluster.kill(third);
+    let refused = behind.put(owner, "k", "new").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::OwnerUnreachable);
+    assert_eq!((behind.records(owner, "k").len(), behind.get(owner, "k").await), (1, some("old")));
+}
+
+/// Rule B1: whether the copy is there is not known.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_may_be_somewhere_leaves_the_write_in_doubt_and_it_is_answered() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.cluster.kill(third);
+    behind.disks[stand_in].hold(true);
+    let refused = behind.put(owner, "k", "new").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Indeterminate);
+    assert_eq!(behind.get(owner, "k").await, some("new"));
+}
+
+/// Rule B5.
+#[tokio::test(start_paused = true)]
+async fn what_is_flushed_is_marked_on_two_disks_before_its_key_is_flushed_again() {
+    let behind = three().await;
+    let (owner, stand_in) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"));
+    let version = behind.put(owner, "k", "new").await.unwrap();
+    behind.flush_all(&[owner]).await;
+    assert_eq!(behind.table.row("k"), some("new"));
+    assert_eq!(behind.holders("k"), []);
+    for place in [owner, stand_in] {
+        assert_eq!(behind.disks[place].mark("g", "k"), Some(version));
+    }
+    behind.put(owner, "k", "newer").await.unwrap();
+    for place in [stand_in, behind.cluster.third("k")] {
+        behind.cluster.kill(place);
+    }
+    assert!(behind.disks[owner].flush().await.is_err(), "a late copy would be flushed again");
+    assert_eq!(behind.records(owner, "k").len(), 1);
+}
+
+/// Rule B4.
+#[tokio::test(start_paused = true)]
+async fn a_new_owner_answers_with_what_a_killed_one_had_and_brings_it_to_the_origin() {
+    let behind = three().await;
+    behind.table.set("k", "old");
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    let version = behind.put(third, "k", "new").await.unwrap();
+    behind.delete(third, "gone").await.unwrap();
+    behind.cluster.kill(owner);
+    behind.leave(&[stand_in, third]);
+    behind.until(third, "k", Some("new")).await;
+    assert_eq!(behind.table.loads(), 0);
+    behind.put(third, "other", "x").await.unwrap();
+    let left: Vec<_> = behind.holders("k").into_iter().filter(|(place, _)| *place != owner).collect();
+    assert_eq!(left.len(), 2, "there are two copies again: {left:?}");
+    behind.flush_all(&[stand_in, third]).await;
+    assert_eq!((behind.table.row("k"), behind.disks[third].mark("g", "k")), (some("new"), Some(version)));
+}
+
+/// Rules B4 and C2: nothing is flushed by two, and who has let go forgets.
+#[tokio::test(start_paused = true)]
+async fn records_follow_their_slot_to_a_joiner() {
+    let behind = nodes(disks(4), &FakeTable::new(), 4).await;
+    for node in &behind.cluster.nodes {
+        node.change_view(states(&behind.cluster, &[(3, MemberState::Joining)])).unwrap();
+    }
+    settle(&behind.cluster).await;
+    let keys: Vec<String> = (0..40).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        behind.put(0, key, key).await.unwrap();
+    }
+    for node in &behind.cluster.nodes {
+        node.change_view(states(&behind.cluster, &[])).unwrap();
+    }
+    settle(&behind.cluster).await;
+    for key in &keys {
+        behind.until(1, key, Some(key)).await;
+        behind.put(2, key, "newer").await.unwrap();
+    }
+    quiet().await;
+    sleep(Duration::from_secs(1)).await;
+    let moved = keys.iter().filter(|key| behind.cluster.owner(key) == 3).count();
+    assert!(moved > 0);
+    for key in &keys {
+        let owner = behind.cluster.owner(key);
+        let holders = behind.holders(key);
+        let is_right = |(place, holder): &(usize, Holder)| match holder {
+            Holder::Owner => *place == owner,
+            copy => *copy == behind.copy_for(owner),
+        };
+        assert!(holders.iter().all(is_right), "{key} of {owner}: {holders:?}");
+    }
+    behind.flush_all(&[0, 1, 2, 3]).await;
+    for key in &keys {
+        assert_eq!((behind.table.row(key), behind.holders(key)), (some("newer"), Vec::new()));
+    }
+    assert_eq!(behind.table.loads(), 0);
+}
+
+/// Rules B4 and B5: what a node has that was away while others went on is not made again.
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_late_does_not_undo_what_was_flushed_since() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.put(owner, "k", "old").await.unwrap();
+    behind.cluster.kill(owner);
+    behind.leave(&[stand_in, third]);
+    behind.until(third, "k", Some("old")).await;
+    behind.put(third, "k", "new").await.unwrap();
+    behind.flush_all(&[stand_in, third]).await;
+    assert_eq!(behind.table.row("k"), some("new"));
+    // It starts again, with what it had on its disk.
+    let mut again = behind.disks.clone();
+    again[owner] = again[owner].restarted();
+    again[stand_in] = again[stand_in].restarted();
+    again[third] = again[third].restarted();
+    let again = nodes(again, &behind.table, 3).await;
+    again.until(owner, "k", Some("new")).await;
+    again.flush_all(&[0, 1, 2]).await;
+    assert_eq!((again.table.row("k"), again.holders("k")), (some("new"), Vec::new()));
+}
+
+/// Rule B6.
+#[tokio::test(start_paused = true)]
+async fn after_a_start_nothing_is_answered_or_flushed_before_all_members_were_heard() {
+    let before = three().await;
+    before.table.set("k", "old");
+    before.put(0, "k", "new").await.unwrap();
+    let disks: Vec<_> = before.disks.iter().map(FakeRecords::restarted).collect();
+    let owner = before.cluster.owner("k");
+    for place in 0..3 {
+        before.cluster.kill(place);
+    }
+    let again = Behind::with(&FakeNetwork::with_claims(), disks, &GroupConfig::default(), &before.table);
+    let (stand_in, third) = (again.cluster.stand_in("k"), again.cluster.third("k"));
+    let services: Vec<_> = again.cluster.nodes.iter().map(|node| node.service(Protocol::Grpc)).collect();
+    for place in [stand_in, third] {
+        again.cluster.kill(place);
+    }
+    let start = |place: usize| drop(tokio::spawn(again.cluster.nodes[place].clone().claim_slots()));
+    start(owner);
+    again.leave(&[owner]);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(again.cluster.get(owner, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    assert_eq!(again.put(owner, "k", "x").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    assert_eq!(again.disks[owner].flush().await.unwrap(), 0);
+    // Others come back.
+    for place in [stand_in, third] {
+        again.cluster.network.add(again.cluster.nodes[place].name().clone(), services[place].clone());
+        start(place);
+    }
+    let names = names(3);
+    for node in &again.cluster.nodes {
+        node.change_view(members(&names)).unwrap();
+    }
+    again.until(owner, "k", Some("new")).await;
+    again.flush_all(&[0, 1, 2]).await;
+    assert_eq!(again.table.row("k"), some("new"));
+}
+
+/// Rules B4 and B6.
+#[tokio::test(start_paused = true)]
+async fn a_takeover_goes_on_without_who_does_not_come_back_and_says_so() {
+    let before = three().await;
+    before.put(0, "k", "new").await.unwrap();
+    let disks: Vec<_> = before.disks.iter().map(FakeRecords::restarted).collect();
+    let (owner, stand_in) = (before.cluster.owner("k"), before.cluster.stand_in("k"));
+    let again = Behind::with(&FakeNetwork::with_claims(), disks, &GroupConfig::default(), &before.table);
+    again.cluster.kill(stand_in);
+    again.cluster.kill(again.cluster.third("k"));
+    drop(tokio::spawn(again.cluster.nodes[owner].clone().claim_slots()));
+    again.leave(&[owner]);
+    sleep(Duration::from_secs(10)).await;
+    again.cluster.get(owner, "k").await.unwrap_err();
+    let takeover = again.cluster.nodes[owner].take_over_records();
+    assert_eq!(takeover.without.len(), 2);
+    assert!(takeover.slots > 0 && takeover.to_string().contains(&**again.cluster.nodes[stand_in].name()));
+    again.until(owner, "k", Some("new")).await;
+    again.put(owner, "k", "newer").await.unwrap();
+    assert_eq!(again.cluster.nodes[owner].take_over_records().slots, 0);
+}
+
+/// Values that do not go in one message.
+#[tokio::test(start_paused = true)]
+async fn a_long_value_is_copied_and_told_of_whole() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    let long: String = (0..PIECE_LEN * 2 + 7).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+    behind.put(owner, "k", &long).await.unwrap();
+    behind.cluster.kill(owner);
+    behind.leave(&[stand_in, third]);
+    behind.until(third, "k", Some(&long)).await;
+}
+
+/// Views that change twice while records are on their way.
+#[tokio::test(start_paused = true)]
+async fn views_that_change_twice_lose_nothing() {
+    let behind = nodes(disks(5), &FakeTable::new(), 5).await;
+    let keys: Vec<String> = (0..30).map(|number| format!("k{number}")).collect();
+    let mut versions: Vec<Version> = Vec::new();
+    for key in &keys {
+        versions.push(behind.put(0, key, key).await.unwrap());
+    }
+    behind.cluster.kill(4);
+    behind.leave(&[0, 1, 2, 3]);
+    // Before what that brings about has ended, another goes.
+    sleep(Duration::from_millis(700)).await;
+    for key in &keys {
+        behind.until(0, key, Some(key)).await;
+    }
+    behind.put(0, "settles", "x").await.unwrap();
+    behind.cluster.kill(3);
+    behind.leave(&[0, 1, 2]);
+    for key in &keys {
+        behind.until(1, key, Some(key)).await;
+    }
+    behind.flush_all(&[0, 1, 2]).await;
+    for (key, version) in keys.iter().zip(versions) {
+        let owner = behind.cluster.nodes[0].place("g", key.as_bytes()).owner.unwrap();
+        let owner = behind.cluster.nodes.iter().position(|node| *node.name() == owner).unwrap();
+        assert_eq!((behind.table.row(key), behind.disks[owner].mark("g", key)), (some(key), Some(version)));
+    }
+}
+
+/// Rule H3.
+#[tokio::test(start_paused = true)]
+async fn who_drains_flushes_and_leaves_the_rest_to_others() {
+    let behind = three().await;
+    for number in 0..20 {
+        behind.put(0, &format!("k{number}"), "x").await.unwrap();
+    }
+    behind.disks[0].forget_to_flush();
+    for node in &behind.cluster.nodes {
+        node.change_view(states(&behind.cluster, &[(0, MemberState::Draining)])).unwrap();
+    }
+    let now = tokio::time::Instant::now();
+    let left = behind.cluster.nodes[0].drain_records(now, now + Duration::from_secs(30)).await;
+    assert_eq!(left, 0);
+    behind.cluster.kill(0);
+    behind.leave(&[1, 2]);
+    for number in 0..20 {
+        behind.until(1, &format!("k{number}"), Some("x")).await;
+    }
+}
