@@ -23,6 +23,7 @@ mod exchange;
 mod health;
 mod lane;
 pub mod limits;
+mod locks;
 mod outbox;
 mod pending;
 mod pieces;
