@@ -7,7 +7,13 @@
 //! Who was without a proof for a moment may have been off the list meanwhile, and another in its place. It knows nothing any more, and
 //! waits as if it had just received its view.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
@@ -31,6 +37,8 @@ struct Proven {
 #[derive(Default)]
 pub(crate) struct Authority {
     proven: ArcSwapOption<Proven>,
+    /// The membership gives proofs, so that who grants locks needs one.
+    gives: AtomicBool,
     /// Told at each proof.
     changed: watch::Sender<()>,
 }
@@ -56,6 +64,22 @@ impl Node {
         proven.sent >= free.max(proven.since)
     }
 
+    /// Whether this node's membership gives proofs.
+    pub(crate) fn gives_proofs(&self) -> bool {
+        self.authority().gives.load(Ordering::Acquire)
+    }
+
+    /// Whether this node may grant locks of a slot as far as proofs go, and for how long who acted before may have had one. `None`: it
+    /// may not. Without a membership that gives any, all may.
+    pub(crate) fn lock_proof(&self, slot: Slot) -> Option<Duration> {
+        if !self.gives_proofs() {
+            return Some(Duration::ZERO);
+        }
+        let proven = self.authority().proven.load();
+        let lease = (*proven).as_ref().map(|proven| proven.lease())?;
+        self.has_authority(slot).then_some(lease)
+    }
+
     /// Waits until a proof comes that this node does not have yet.
     pub(crate) async fn next_proof(&self) {
         let mut changed = self.authority().changed.subscribe();
@@ -65,6 +89,7 @@ impl Node {
 
     /// Takes proofs as they come, for as long as the membership lasts.
     pub(crate) async fn follow_authority(self, mut proofs: watch::Receiver<Option<Proof>>) {
+        self.authority().gives.store(true, Ordering::Release);
         loop {
             let proof = proofs.borrow_and_update().clone();
             if let Some(proof) = proof {

@@ -19,6 +19,7 @@ use crate::{
     claim::{Attendance, Contact, Phase, Tenure},
     group::{Group, GroupConfig, Writes},
     link::Peer,
+    lock::Keeper,
     membership::LOOK_TIME_MAX,
     placement::Slot,
     rules::{Rule, keeps},
@@ -96,6 +97,8 @@ struct Inner {
     tenure: Tenure,
     /// The links to members that are none any more, and when they left: they may be claimed from.
     departed: Mutex<Vec<(Moment, Arc<Peer>)>>,
+    /// The locks that it keeps.
+    keeper: Keeper,
     /// When it last heard of another member.
     contact: Arc<Contact>,
     /// What it can prove.
@@ -161,6 +164,8 @@ impl Node {
         contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
         let mut attendance = Attendance::default();
         attendance.take(view.members(), now);
+        let keeper = Keeper::default();
+        keeper.set_tag(attendance.rank(&config.name));
         let began = if view.peers().next().is_some() { now } else { Moment::NEVER };
         Ok(Self(Arc::new(Inner {
             departures: Counter::default(),
@@ -170,6 +175,7 @@ impl Node {
             standing,
             tenure,
             departed: Mutex::default(),
+            keeper,
             authority: Authority::default(),
             contact,
             waking: tokio::sync::Mutex::default(),
@@ -429,6 +435,8 @@ impl Node {
         self.0.view.store(new.clone());
         self.0.standing.set_view(new.digest(), new.members());
         self.0.view_changes.add(1);
+        self.send_lock_waiters_away(|slot| !new.is_mine(slot, &[]));
+        self.forget_locks(|slot| gained.contains(slot));
         for group in self.groups() {
             group.change_view(&old, &new);
             if keeps(Rule::W4) {
@@ -448,7 +456,10 @@ impl Node {
     /// Takes down since when there are the members that there are, and who is to be asked for what it did before.
     fn meet(&self, view: &View) {
         let now = self.clock().now();
-        let came = self.0.attendance.lock().take(view.members(), now);
+        let mut attendance = self.0.attendance.lock();
+        let came = attendance.take(view.members(), now);
+        self.0.keeper.set_tag(attendance.rank(self.name()));
+        drop(attendance);
         if self.carries_claims() {
             self.0.came.lock().extend(came.into_iter().filter(|name| name != self.name()));
         }
@@ -468,6 +479,11 @@ impl Node {
 
     pub(crate) fn authority(&self) -> &Authority {
         &self.0.authority
+    }
+
+    /// The locks that it keeps as their owner.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.0.keeper
     }
 
     pub(crate) fn contact(&self) -> &Contact {

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     Error, Node, PeerService, Version,
-    claim::{SlotCall, SlotReply, SlotRequest},
+    claim::{Phase, SlotCall, SlotReply, SlotRequest},
     peer::{PeerAnswer, PeerQuestion, PeerWrite, Reply},
     stats::Protocol,
 };
@@ -56,6 +56,7 @@ impl PeerService for Serving {
                 }
                 SlotCall::Confirm { term, slots } => {
                     node.tenure().confirmed(&from, term, &slots);
+                    node.forget_locks(|slot| slots.contains(slot) && node.tenure().phase(slot) != Phase::Acts);
                     SlotReply::Confirmed
                 }
                 SlotCall::Recall => node.recalled(&from, incarnation),
@@ -66,6 +67,7 @@ impl PeerService for Serving {
                     node.group(&group)?.revoked(&key);
                     SlotReply::Revoked
                 }
+                SlotCall::Lock(call) => SlotReply::Lock(node.keep_lock(from, call).await?),
                 SlotCall::Clock => SlotReply::Clock { reading: node.standing().reading() },
                 SlotCall::Raise { group, marks, to } => {
                     SlotReply::Raised { known: node.group(&group)?.raise(&marks, to)? }

@@ -470,8 +470,8 @@ impl Cluster {
         let (mut nodes, mut servers) = (Vec::new(), JoinSet::new());
         for (name, listener) in listeners {
             let node = Node::builder().name(name).membership(membership.clone()).start().await.unwrap();
-            let served = node.core().clone();
-            servers.spawn(grpc::serve_node(listener, served, None, || true, pending()));
+            let (served, locks) = (node.core().clone(), node.locks().clone());
+            servers.spawn(grpc::serve_node(listener, served, locks, || true, pending()));
             nodes.push(node);
         }
         let serve = async {

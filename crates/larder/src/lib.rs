@@ -53,8 +53,9 @@ pub use group::{Group, GroupBuilder};
 pub use larder_cluster as cluster;
 pub use larder_core as core;
 pub use larder_core::{
-    Answer, Change, Clock, Error, ErrorKind, GroupConfig, Key, LoadError, LoadRequest, Loaded, Loader, Member, Members,
-    Membership, Outcome, Ring, Store, Transport, Update, UpdateError, Value, Version,
+    Answer, Change, Clock, Error, ErrorKind, GroupConfig, Key, LoadError, LoadRequest, Loaded, Loader, LockGuard,
+    LockService, Locks, Member, Members, Membership, Outcome, Ring, Store, Transport, Update, UpdateError, Value,
+    Version,
     store::{Policy, Tag, Tags},
 };
 #[cfg(feature = "origins")]

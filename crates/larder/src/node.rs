@@ -1,11 +1,20 @@
 //! [`Node`] and its [builder](NodeBuilder): the core's node with the machine's clocks, a membership that it follows, and
 //! the tasks that it needs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use larder_cluster::Static;
-use larder_core::{Clock, Error, Loader, Member, Membership, NodeConfig, Ring, Transport, View, behind::Records};
+use larder_core::{
+    Clock, Error, ErrorKind, Loader, LockService, Locks, Member, Membership, NodeConfig, Ring, Transport, View,
+    behind::Records,
+    lock::{Acquire, ClusterLocks},
+};
 use larder_peer::grpc::GrpcTransport;
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::task::JoinSet;
 
 use crate::{GroupBuilder, SystemClock};
@@ -31,6 +40,7 @@ const SWEEP_ENTRIES_MAX: usize = 4096;
 /// ```
 pub struct Node {
     core: larder_core::Node,
+    locks: Locks,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
 }
@@ -57,6 +67,29 @@ impl Node {
         self.core.view()
     }
 
+    /// The lock of this name, to be [acquired](Acquire::acquire). The nodes of the cluster keep it, unless the
+    /// [builder](NodeBuilder::locks) was given another service.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), larder::Error> {
+    /// let node = larder::Node::builder().start().await?;
+    /// let guard = node.lock("nightly-job").ttl(Duration::from_secs(10)).wait(Duration::ZERO).acquire().await?;
+    /// println!("my number is {}", guard.fence());
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock(&self, name: impl Into<Bytes>) -> Acquire<'_> {
+        self.locks.lock(name)
+    }
+
+    /// What [`lock`](Self::lock) takes locks by: the service for who holds them by their tokens, what is counted, and what is held.
+    #[must_use]
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
     /// The node's inside, as servers of its protocols need it.
     #[must_use]
     pub fn core(&self) -> &larder_core::Node {
@@ -78,6 +111,8 @@ pub struct NodeBuilder {
     #[cfg(feature = "journal")]
     clock_journal: Option<larder_origin::journal::Journal>,
     journal: Option<Arc<dyn Records>>,
+    locks: Option<Arc<dyn LockService>>,
+    is_first_start: bool,
 }
 
 impl Default for NodeBuilder {
@@ -94,6 +129,8 @@ impl Default for NodeBuilder {
             #[cfg(feature = "journal")]
             clock_journal: None,
             journal: None,
+            locks: None,
+            is_first_start: false,
         }
     }
 }
@@ -166,6 +203,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Who keeps locks. Not set: the nodes of the cluster themselves ([`ClusterLocks`]).
+    pub fn locks(mut self, service: impl LockService) -> Self {
+        self.locks = Some(Arc::new(service));
+        self
+    }
+
+    /// Says that this is the first start of a cluster, or that its last one is longer ago than a lock can last: nobody can hold a lock that
+    /// an earlier run granted. The node then grants locks at once. Without it, it grants none for a minute after its start, unless who had
+    /// them before says which there are. A node without a membership, which nobody but its program knows, grants them at once.
+    pub fn first_start(mut self) -> Self {
+        self.is_first_start = true;
+        self
+    }
+
     /// Starts the node: it follows its membership from now on and answers what it is asked.
     ///
     /// # Errors
@@ -174,7 +225,21 @@ impl NodeBuilder {
     // Waiting for a first view or a first claim is part of starting for other memberships than those there are today.
     #[expect(clippy::unused_async, reason = "starting waits for the cluster where there is something to wait for")]
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { name, http, membership, ring, transport, clock, incarnation, seed, journal, .. } = self;
+        let Self {
+            name,
+            http,
+            membership,
+            ring,
+            transport,
+            clock,
+            incarnation,
+            seed,
+            locks,
+            is_first_start,
+            journal,
+            ..
+        } = self;
+        let knows_all_holders = is_first_start || membership.is_none();
         let membership = match membership {
             Some(membership) => membership,
             None => Arc::new(Static::new([Member::new(name.clone(), "")])?),
@@ -186,13 +251,27 @@ impl NodeBuilder {
             ring,
             incarnation: incarnation.unwrap_or_else(|| chance.u32(1..)),
             seed: chance.u64(..),
-            clock,
+            clock: clock.clone(),
             transport: transport.unwrap_or_else(|| Arc::new(GrpcTransport::new())),
         };
         let core = larder_core::Node::new(config, membership.members().borrow().clone())?;
         if let Some(journal) = journal {
             core.set_records(journal, membership.is_fixed())?;
         }
+        if knows_all_holders {
+            core.vouch_for_locks();
+        }
+        let service: Arc<dyn LockService> = match (locks, seed) {
+            (Some(service), _) => service,
+            (None, None) => Arc::new(ClusterLocks::new(core.clone(), machine_secret())),
+            // A run that is to be repeated has no secrets.
+            (None, Some(_)) => {
+                let chance = Mutex::new(chance.fork());
+                let draw = move || Ok(chance.lock().map_or(0, |mut chance| chance.u128(..)));
+                Arc::new(ClusterLocks::new(core.clone(), draw))
+            }
+        };
+        let locks = Locks::at(core.name().clone(), service, clock);
         let mut tasks = JoinSet::new();
         #[cfg(feature = "journal")]
         if let Some(journal) = self.clock_journal {
@@ -203,13 +282,24 @@ impl NodeBuilder {
         tasks.spawn(core.clone().follow(membership));
         tasks.spawn(core.clone().claim_slots());
         tasks.spawn(sweep(core.clone()));
-        Ok(Node { core, _tasks: tasks })
+        Ok(Node { core, locks, _tasks: tasks })
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where a node's chance begins")]
 fn machine_chance() -> u64 {
     fastrand::u64(..)
+}
+
+/// What locks' tokens are drawn from: chance that nobody can guess from what it gave before.
+fn machine_secret() -> impl Fn() -> Result<u128, Error> + Send + Sync {
+    let random = SystemRandom::new();
+    move || {
+        let mut bits = [0; 16];
+        let no_chance = |_| Error::new(ErrorKind::Draining, "the machine gives no random numbers: try again");
+        random.fill(&mut bits).map_err(no_chance)?;
+        Ok(u128::from_ne_bytes(bits))
+    }
 }
 
 async fn sweep(node: larder_core::Node) {

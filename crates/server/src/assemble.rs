@@ -7,6 +7,7 @@ use std::{
     future::{Future, pending},
     io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -17,9 +18,9 @@ use larder::{
         Consul, ConsulConfig, Etcd, EtcdConfig, Static, TlsFiles,
         dns::{Dns, DnsConfig},
         gossip::{Gossip, GossipConfig},
-        locks::{ConsulLocks, EtcdLocks, RedisConfig as RedisLocksConfig, RedisLocks},
+        locks::{ConsulLocks, EtcdLocks, RedisConfig as LocksConfig, RedisLocks},
     },
-    core::{Locks, MemberState},
+    core::{LockService, Locks, MemberState},
     origin::{
         behind::Behind,
         journal::{self, Journal, JournalConfig},
@@ -38,8 +39,9 @@ use tokio::{
 
 use crate::{
     commands::Failure,
-    config::{self, Config, Discovery, LockKeeper, Transport, WriteMode},
+    config::{self, ClusterConfig, Config, DATA_DIR, Discovery, LockKeeper, Transport, WriteMode},
     http::{self, Api, ApiConfig, HttpLimits, Operations},
+    lock_note::{Note, Noted},
     reload::Reload,
 };
 
@@ -123,7 +125,8 @@ pub struct Daemon {
     addresses: Addresses,
     listeners: Listeners,
     api: Api,
-    locks: Option<Locks>,
+    locks: Locks,
+    note: Option<Arc<Note>>,
     limits: HttpLimits,
     draining: watch::Sender<bool>,
     /// How long its slots may take to be handed over.
@@ -137,7 +140,7 @@ pub struct Daemon {
     behind: Option<Behind>,
 }
 
-/// Makes a daemon of a configuration, which `read` reads anew when that is asked for.
+/// Makes a daemon of a configuration, which `read` reads anew when that is asked for. At the first start of a cluster nobody can hold a lock.
 ///
 /// # Errors
 ///
@@ -145,9 +148,10 @@ pub struct Daemon {
 pub async fn assemble(
     config: &Config,
     listeners: Listeners,
+    is_first_start: bool,
     read: impl Fn() -> Result<Config, Failure> + Send + Sync + 'static,
 ) -> Result<Daemon, Failure> {
-    let daemon = assemble_around(config, listeners, |loader| loader).await?;
+    let daemon = assemble_around(config, listeners, is_first_start, |loader| loader).await?;
     Ok(Daemon { reload: daemon.reload.reading(read), ..daemon })
 }
 
@@ -159,6 +163,7 @@ pub async fn assemble(
 pub async fn assemble_around(
     config: &Config,
     mut listeners: Listeners,
+    is_first_start: bool,
     around: impl Fn(Arc<dyn Loader>) -> Arc<dyn Loader>,
 ) -> Result<Daemon, Failure> {
     let wrong = |error: larder::Error| Failure::failed(error.to_string());
@@ -185,7 +190,7 @@ pub async fn assemble_around(
         http: http.into(),
         weight: config.node.weight,
         zone: config.node.zone.as_str().into(),
-        ..Member::new(name, address)
+        ..Member::new(name.clone(), address)
     };
     let (membership, list) = membership(config, me, &mut listeners, chance.u64(..)).await?;
     membership.announce(MemberState::Joining).await.map_err(wrong)?;
@@ -197,7 +202,15 @@ pub async fn assemble_around(
     if let Some(behind) = &behind {
         builder = builder.journal(behind.clone());
     }
-    builder = builder.membership(membership.clone()).incarnation(incarnation).seed(chance.u64(..));
+    // No seed: what it decides by chance is nobody's to know, tokens of locks above all.
+    builder = builder.membership(membership.clone()).incarnation(incarnation);
+    if let Some(service) = lock_service(&config.cluster, chance.u64(..)).map_err(wrong)? {
+        builder = builder.locks(service);
+    }
+    let note = lock_note(config, &name)?.map(Arc::new);
+    if is_first_start || note.as_ref().is_some_and(|note| note.is_over()) {
+        builder = builder.first_start();
+    }
     let node = builder.start().await.map_err(wrong)?;
     node.core().limit_handoffs(config.node.handoff);
 
@@ -222,7 +235,7 @@ pub async fn assemble_around(
     }
 
     let (draining, watched) = watch::channel(false);
-    let locks = locks(config, chance.u64(..)).map_err(wrong)?;
+    let locks = note.as_ref().map_or_else(|| node.locks().clone(), |note| noted(&node, note.clone()));
     let api = Api::new(ApiConfig { node: node.core().clone(), locks: locks.clone(), max_ages, draining: watched });
     let limits = HttpLimits { drain_time_max: config.node.drain_timeout, ..HttpLimits::default() };
     let reload = Reload::new(config.clone(), list, api.clone());
@@ -239,6 +252,7 @@ pub async fn assemble_around(
         listeners,
         api,
         locks,
+        note,
         limits,
         draining,
         hand_over_max,
@@ -295,21 +309,35 @@ async fn membership(
     Ok((membership, None))
 }
 
-/// What locks are taken by.
-fn locks(config: &Config, seed: u64) -> Result<Option<Locks>, larder::Error> {
-    let (cluster, clock) = (&config.cluster, SystemClock);
+/// Who keeps locks, where the nodes don't.
+fn lock_service(cluster: &ClusterConfig, seed: u64) -> Result<Option<Arc<dyn LockService>>, larder::Error> {
+    let clock = SystemClock;
     Ok(match cluster.locks {
         LockKeeper::Cluster => None,
-        LockKeeper::Etcd => Some(Locks::new(EtcdLocks::new(etcd(cluster), clock, seed)?, clock)),
+        LockKeeper::Etcd => Some(Arc::new(EtcdLocks::new(etcd(cluster), clock, seed)?)),
         LockKeeper::Consul => {
             let session_ttl_min = cluster.consul_session_ttl_min;
-            Some(Locks::new(ConsulLocks::new(consul(cluster), session_ttl_min, clock, seed)?, clock))
+            Some(Arc::new(ConsulLocks::new(consul(cluster), session_ttl_min, clock, seed)?))
         }
-        LockKeeper::Redis => {
-            let redis = RedisLocksConfig::new(cluster.redis.reveal());
-            Some(Locks::new(RedisLocks::new(redis, clock, seed)?, clock))
-        }
+        LockKeeper::Redis => Some(Arc::new(RedisLocks::new(LocksConfig::new(cluster.redis.reveal()), clock, seed)?)),
     })
+}
+
+/// The note of what locks a node may have out that nobody else knows of.
+fn lock_note(config: &Config, name: &str) -> Result<Option<Note>, Failure> {
+    let Config { cluster, .. } = config;
+    if cluster.locks != LockKeeper::Cluster || cluster.discovery != Discovery::None {
+        return Ok(None);
+    }
+    let folder = config.node.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR));
+    let unread = |error| Failure::failed(format!("the note of locks in {} can't be read: {error}", folder.display()));
+    Note::open(folder, name).map(Some).map_err(unread)
+}
+
+/// Locks that the node keeps, none of which is granted before it is noted.
+fn noted(node: &larder::Node, note: Arc<Note>) -> Locks {
+    let service = Noted::new(node.locks().service().clone(), note);
+    Locks::at(node.core().name().clone(), service, SystemClock)
 }
 
 /// The members that the configuration lists.
@@ -373,7 +401,9 @@ impl Daemon {
     /// others and on `/readyz`, hands its slots over, takes no more connections of clients, finishes what runs, and leaves, all
     /// within `drain_timeout`. Answers with how many connections it had to cut off.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { node, membership, listeners, api, locks, mut limits, draining, reload, journal, behind, .. } = self;
+        let Self {
+            node, membership, listeners, api, locks, note, mut limits, draining, reload, journal, behind, ..
+        } = self;
         let (hand_over_max, flush_max) = (self.hand_over_max, self.flush_max);
         limits.drain_time_max = limits.drain_time_max.saturating_sub(hand_over_max + flush_max);
         let closing = watch::Sender::new(false);
@@ -443,6 +473,9 @@ impl Daemon {
                 tracing::warn!(keys = left, "not all writes reached their origins in time: the journal keeps them");
             }
             let _in_time = timeout(flush_max / 4, behind.close()).await;
+        }
+        if let Some(note) = note.filter(|_| node.core().kept_locks().is_empty()) {
+            note.remove();
         }
         drop(node);
         if let Some(journal) = journal {

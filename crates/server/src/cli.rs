@@ -50,7 +50,7 @@ pub enum Command {
     Owner(OwnerArgs),
     /// Runs a command while a lock is held.
     Lock(LockArgs),
-    /// Shows the cluster and its groups.
+    /// Shows the cluster, its groups and the locks that are held.
     Status(StatusArgs),
     /// Measures how many gets a node answers, and how long they take.
     Bench(BenchArgs),
@@ -127,6 +127,10 @@ pub struct ServeArgs {
     /// Where a node of the cluster gossips that this one is to join (cluster.seeds, with discovery "gossip"). May be repeated.
     #[arg(long, value_name = "ADDR")]
     pub join: Vec<String>,
+    /// Says that this cluster is new, or stood still for a minute: nobody can hold a lock that an earlier run granted. Without it a node that
+    /// finds nobody who knows grants no cluster locks in its first minute.
+    #[arg(long)]
+    pub first_start: bool,
     /// Sets any key of the configuration by its dotted path. May be repeated; the last one counts.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<Override>,
@@ -280,7 +284,7 @@ pub struct StatusArgs {
     /// Which node is asked.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Prints JSON: `{"cluster": …, "groups": …}`, as the node gave them.
+    /// Prints JSON: `{"cluster": …, "groups": …, "locks": …}`, as the node gave them.
     #[arg(long)]
     pub json: bool,
 }

@@ -68,6 +68,12 @@ impl Note {
         self.until_ms.try_lock().is_ok_and(|until_ms| *until_ms <= SystemClock.wall_ms())
     }
 
+    /// Nobody holds a lock, and none will be granted any more: the next start need not wait.
+    pub fn remove(&self) {
+        // Where this fails, the next start waits all the same.
+        let _waits = fs::remove_file(&self.path);
+    }
+
     /// Sees to it that what is granted from now on is noted.
     async fn covers(&self) -> Result<(), Error> {
         // Held while it is written: who comes meanwhile needs it too.

@@ -47,7 +47,7 @@ pub struct Reloaded {
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let node = larder::Node::builder().name("a").start().await?;
 /// let (_draining, watched) = tokio::sync::watch::channel(false);
-/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: None, max_ages: Default::default(), draining: watched });
+/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: node.locks().clone(), max_ages: Default::default(), draining: watched });
 /// let config = Config::parse("", &[])?;
 /// let reload = Reload::new(config, None, api).reading(|| Ok(Config::parse("node.zone = 'east'", &[]).unwrap()));
 /// assert_eq!(reload.reload()?.needs_restart, ["node.zone"]);

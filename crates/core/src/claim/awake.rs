@@ -137,6 +137,11 @@ impl Attendance {
         came
     }
 
+    /// How many nodes of lesser names have been members, this run of it being asked.
+    pub(crate) fn rank(&self, name: &str) -> u64 {
+        self.0.keys().filter(|known| ***known < *name).count() as u64
+    }
+
     /// For how long a node has been a member without a break. `None`: it was sent away. One that never was a member has not
     /// been: where somebody writes them, lists may differ.
     pub(crate) fn member_for(&self, name: &str, incarnation: u32, now: Moment) -> Option<Duration> {

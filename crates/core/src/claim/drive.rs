@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     Group, Key, Moment, Node, Version,
+    lock::CarriedLocks,
     peer::PeerError,
     placement::{Slot, SlotSet},
 };
@@ -214,6 +215,7 @@ impl Node {
         let claimed = self.tenure().claim_back(is_mine, is_away, self.next_version(), now);
         if !claimed.is_empty() {
             tracing::info!(slots = claimed.len(), "slots are claimed back");
+            self.forget_locks(|slot| claimed.contains(slot));
             self.drop_slots(claimed.clone()).await;
             self.tenure().clean(&claimed);
         }
@@ -236,11 +238,11 @@ impl Node {
             }
         }
         let (fresh, now) = (self.next_version(), self.clock().now());
-        let Answered { acts, forgets, is_turned_down } = self.tenure().answered(from, term, answers, fresh, now);
+        let Answered { acts, heard, forgets, is_turned_down } = self.tenure().answered(from, term, answers, fresh, now);
         if !acts.is_empty() {
             self.drop_slots(forgets).await;
             // Before anything is written here.
-            self.take_carried(&acts, carried, now);
+            self.take_carried(&acts, &heard, carried, now);
             self.tenure().show(&acts);
             let (node, from) = (self.clone(), from.clone());
             tokio::spawn(async move {
@@ -253,8 +255,13 @@ impl Node {
     }
 
     /// Takes what came with slots that this node is about to act for (rule C2).
-    fn take_carried(&self, slots: &SlotSet, carried: &Carried, now: Moment) {
-        let Carried { vouched, leased, leases_left, guards, remembered } = carried;
+    fn take_carried(&self, slots: &SlotSet, heard: &SlotSet, carried: &Carried, now: Moment) {
+        let Carried { vouched, leased, leases_left, guards, remembered, locks } = carried;
+        if let Some(locks) = locks.as_ref().filter(|locks| self.can_be_carried(locks)) {
+            // Where owners have to prove what they own, who couldn't may not have been the last to grant.
+            let counts = |slot: &Slot| !self.gives_proofs() || vouched.contains(*slot);
+            self.take_locks(&heard.iter().filter(counts).collect(), locks, now);
+        }
         self.tenure().vouch(&vouched.iter().filter(|slot| slots.contains(*slot)).collect(), now);
         let lent: SlotSet = leased.iter().filter(|slot| slots.contains(*slot)).collect();
         self.tenure().lend(&lent, now + *leases_left);
@@ -299,13 +306,14 @@ impl Node {
         }
         let is_mine = |slot| view.is_mine(slot, &[]);
         // Only what it stops acting for now has it had until now.
-        let is_strong = self.groups().iter().any(Group::is_strong);
-        let proven = |slot: &Slot| is_strong && self.has_authority(*slot);
+        let needs_proof = self.gives_proofs();
+        let proven = |slot: &Slot| needs_proof && self.has_authority(*slot);
         let vouched: SlotSet = claim.slots.iter().filter(proven).collect();
         let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
         if !stops.is_empty() {
             // What is under way must not come in any more once the claimer knows.
             self.groups().iter().for_each(|group| group.detach(&stops));
+            self.send_lock_waiters_away(|slot| stops.contains(slot));
         }
         self.stop_flushing(&stops);
         if !hands_over.is_empty() {
@@ -313,7 +321,9 @@ impl Node {
         }
         let (mut carried, mut room) = (Carried::default(), CARRIED_LEN_MAX);
         let is_released = |(_, answer): &&(SlotSet, ClaimAnswer)| matches!(answer, ClaimAnswer::Released { .. });
+        let mut locks = CarriedLocks::default();
         for (slots, _) in answers.iter().filter(is_released) {
+            self.carry_locks(slots, &mut room, &mut locks);
             vouched.iter().filter(|slot| slots.contains(*slot)).for_each(|slot| carried.vouched.insert(slot));
             self.groups().iter().for_each(|group| group.carry(slots, &mut carried, &mut room));
             // What was lent before this node had the slots may still be out.
@@ -323,6 +333,7 @@ impl Node {
                 carried.leases_left = carried.leases_left.max(self.tenure().lent_until(slot).since(now));
             }
         }
+        carried.locks = Some(locks);
         (answers, carried)
     }
 

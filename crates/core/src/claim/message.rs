@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     Key, Value, Version,
     behind::{RecordsCall, RecordsReply},
+    lock::{CarriedLocks, LockCall, LockReply},
     peer::PeerMeta,
     placement::SlotSet,
     store::{Mark, TAG_COUNT},
@@ -84,6 +85,8 @@ pub enum SlotCall {
         /// How high.
         to: Reading,
     },
+    /// Asks about a lock of its owner.
+    Lock(LockCall),
     /// Tells all marks of a group, and asks for the other's (rule T2).
     Marks {
         /// The group's name.
@@ -184,6 +187,8 @@ pub enum SlotReply {
         /// How high the highest of them was before: as high or higher, and the raise counts for nothing.
         known: Reading,
     },
+    /// To what was asked about a lock.
+    Lock(LockReply),
     /// To marks that were told.
     Marks {
         /// Its own, at most [`MARKS_MAX`].
@@ -206,6 +211,8 @@ pub struct Carried {
     pub guards: Vec<(Arc<str>, Key)>,
     /// Answers to writes with an idempotency key, at most [`REMEMBERED_MAX`].
     pub remembered: Vec<Remembered>,
+    /// Locks. `None`: the releaser knows of none such.
+    pub locks: Option<CarriedLocks>,
 }
 
 /// What came of a write with an idempotency key.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Moment, Version,
+    lock::QUIET,
     placement::{SLOT_COUNT, Slot, SlotSet},
     rules::{Rule, keeps},
 };
@@ -42,6 +43,8 @@ pub(crate) enum Phase {
 pub(crate) struct Answered {
     /// Slots that the node acts for from now on.
     pub(crate) acts: SlotSet,
+    /// Those of them that who answered had acted for itself.
+    pub(crate) heard: SlotSet,
     /// Those of them of which it loaded something meanwhile, which is not to be kept (rule C4).
     pub(crate) forgets: SlotSet,
     /// Claims were turned down, to be repeated a little later.
@@ -54,6 +57,8 @@ pub(crate) struct Claims {
     me: NodeId,
     slots: Box<[Entry]>,
     busy: Busy,
+    /// Nobody held a lock when the node started.
+    vouches_for_locks: bool,
 }
 
 /// What there may be to do. It spares looking through all slots when there is nothing.
@@ -83,6 +88,11 @@ struct Entry {
     lent: Moment,
     /// Who released the slot to this node could prove that it had it: when that was heard (rule C6).
     vouched: Option<Moment>,
+    /// Until when no locks of the slot are granted, as nobody has said which there are (rule C4); the clock's start: there is nothing to
+    /// wait for.
+    quiet: Moment,
+    /// What that was before a claim whose answer may lift it.
+    quiet_before: Moment,
     /// The store may hold entries of the slot though the node does not act for it, for who claimed it under this term, or will
     /// (zero). Until when.
     kept: Option<(Version, Moment)>,
@@ -136,9 +146,12 @@ impl Claims {
             warms: None,
             lent: Moment::default(),
             vouched: None,
+            quiet: Moment::default(),
+            quiet_before: Moment::default(),
             kept: None,
         };
-        Self { nodes, me, busy: Busy::default(), slots: vec![entry; usize::from(SLOT_COUNT)].into() }
+        let slots = vec![entry; usize::from(SLOT_COUNT)].into();
+        Self { nodes, me, busy: Busy::default(), vouches_for_locks: false, slots }
     }
 
     /// Whether the node answers for a slot.
@@ -183,6 +196,31 @@ impl Claims {
         for slot in slots.iter() {
             self.entry_mut(slot).vouched = Some(now);
         }
+    }
+
+    /// Until when no locks of a slot are granted; the clock's start: there is nothing to wait for.
+    pub(crate) fn quiet_until(&self, slot: Slot) -> Moment {
+        self.entry(slot).quiet
+    }
+
+    /// Who had these slots before has said which locks there are.
+    pub(crate) fn lift_quiet(&mut self, slots: &SlotSet) {
+        for slot in slots.iter() {
+            let entry = self.entry_mut(slot);
+            entry.quiet = entry.quiet_before;
+        }
+    }
+
+    /// No locks of a slot are granted until then.
+    pub(crate) fn keep_quiet(&mut self, slot: Slot, until: Moment) {
+        let entry = self.entry_mut(slot);
+        entry.quiet = entry.quiet.max(until);
+    }
+
+    /// Nobody has granted any locks until now.
+    pub(crate) fn vouch_for_locks(&mut self) {
+        self.vouches_for_locks = true;
+        self.slots.iter_mut().for_each(|entry| entry.quiet = Moment::default());
     }
 
     /// Until when others may hold copies of a slot that were lent before this node had it.
@@ -263,9 +301,12 @@ impl Claims {
     /// This node owns a slot from now on, which `previous` did before.
     pub(crate) fn gain(&mut self, slot: Slot, previous: Option<Arc<str>>, term: Version, now: Moment, is_first: bool) {
         let previous = previous.map(|name| self.nodes.id(&name)).filter(|previous| *previous != self.me);
+        // Nobody had it in any view: what was vouched for at the start holds for it too.
+        let quiet = if self.vouches_for_locks && previous.is_none() { Moment::default() } else { now + QUIET };
         let entry = self.entry_mut(slot);
         entry.state.gained(previous, term);
         (entry.gained, entry.is_first, entry.kept, entry.lingers, entry.vouched) = (now, is_first, None, None, None);
+        (entry.quiet, entry.quiet_before) = (quiet, Moment::default());
         self.busy.claims = true;
     }
 
@@ -279,6 +320,7 @@ impl Claims {
             if entry.state.recalled(from, term) {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.warms) = (now, false, true, None);
                 entry.vouched = None;
+                (entry.quiet, entry.quiet_before) = (now + QUIET, entry.quiet);
                 recalled.insert(slot);
             }
         }
@@ -423,6 +465,9 @@ impl Claims {
                         entry.kept = None;
                         self.busy.warms |= hands_over;
                         answered.acts.insert(slot);
+                        if hands_over {
+                            answered.heard.insert(slot);
+                        }
                         if is_stale {
                             answered.forgets.insert(slot);
                         }
@@ -496,6 +541,7 @@ impl Claims {
             if entry.state.claims_back(is_unreachable, term) && is_unreachable {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
                 entry.vouched = None;
+                (entry.quiet, entry.quiet_before) = (now + QUIET, Moment::default());
                 claimed.insert(slot);
             }
         }
@@ -505,7 +551,7 @@ impl Claims {
     /// Tells states of a slot apart that may go on differently. What time brings about is told by the tenth of a second.
     #[cfg(test)]
     pub(crate) fn sketch(&self, slot: Slot, now: Moment) -> String {
-        let Entry { state, gained, is_first, warms, is_dirty, lingers, lent, kept, vouched: _ } = self.entry(slot);
+        let Entry { state, gained, is_first, warms, is_dirty, lingers, lent, kept, .. } = self.entry(slot);
         let tenths = |time: Duration| (time.as_millis() + 50) / 100;
         let claimed_for = state.ask().map(|_| tenths(now.since(*gained)).min(10));
         let lingers = lingers.map(|until| tenths(until.since(now)));
@@ -625,6 +671,7 @@ mod tests {
                 me: 0,
                 slots: a.slots.clone(),
                 busy: Busy { away: true, ..Busy::default() },
+                vouches_for_locks: false,
             };
             for known in ["a", "b"] {
                 a.nodes.id(&name(known));

@@ -250,6 +250,33 @@ impl Tenure {
         self.claims.lock().vouch(slots, now);
     }
 
+    /// Until when no locks of a slot are granted; the clock's start: there is nothing to wait for (rule C4).
+    pub(crate) fn quiet_until(&self, slot: Slot) -> Moment {
+        self.claims.lock().quiet_until(slot)
+    }
+
+    /// Those of some slots of which no locks are granted yet, and until when.
+    pub(crate) fn quiet_slots(&self, slots: &SlotSet, now: Moment) -> Vec<(Slot, Moment)> {
+        let claims = self.claims.lock();
+        let quiet = slots.iter().map(|slot| (slot, claims.quiet_until(slot)));
+        quiet.filter(|(_, until)| now < *until).collect()
+    }
+
+    /// Who had these slots before has said which locks there are.
+    pub(crate) fn lift_quiet(&self, slots: &SlotSet) {
+        self.claims.lock().lift_quiet(slots);
+    }
+
+    /// No locks of a slot are granted until then.
+    pub(crate) fn keep_quiet(&self, slot: Slot, until: Moment) {
+        self.claims.lock().keep_quiet(slot, until);
+    }
+
+    /// Nobody has granted any locks until now.
+    pub(crate) fn vouch_for_locks(&self) {
+        self.claims.lock().vouch_for_locks();
+    }
+
     /// Until when others may hold copies of a slot that were lent before this node had it.
     pub(crate) fn lent_until(&self, slot: Slot) -> Moment {
         if self.has_lent.load(Ordering::Acquire) { self.claims.lock().lent_until(slot) } else { Moment::default() }

@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Acquired, Grant, LockName, LockRequest, LockService, LockToken};
+use super::{Acquired, Grant, HeldLock, LockName, LockRequest, LockService, LockStats, LockToken, counted::Counted};
 use crate::{Clock, Error, ErrorKind, Moment};
 
 /// How long a lock lasts unless it is renewed, where nothing else is said.
@@ -55,6 +55,8 @@ const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
 /// ```
 #[derive(Clone)]
 pub struct Locks {
+    counted: Arc<Counted>,
+    /// The same, as its users see it.
     service: Arc<dyn LockService>,
     clock: Arc<dyn Clock>,
 }
@@ -62,7 +64,14 @@ pub struct Locks {
 impl Locks {
     /// Locks by this service. The clock is the one that the service counts on.
     pub fn new(service: impl LockService, clock: impl Clock) -> Self {
-        Self { service: Arc::new(service), clock: Arc::new(clock) }
+        Self::at("", service, clock)
+    }
+
+    /// The same, at the node of this name, which [`held`](Self::held) tells.
+    pub fn at(node: impl Into<Arc<str>>, service: impl LockService, clock: impl Clock) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let counted = Arc::new(Counted::new(Arc::new(service), clock.clone(), node.into()));
+        Self { service: counted.clone(), counted, clock }
     }
 
     /// The lock of this name, to be [acquired](Acquire::acquire).
@@ -70,7 +79,7 @@ impl Locks {
         Acquire { locks: self, name: name.into(), ttl: DEFAULT_TTL, wait: DEFAULT_WAIT }
     }
 
-    /// The service, for those who hold locks without guards.
+    /// The service, for those who hold locks without guards. What is asked of it counts as well.
     #[must_use]
     pub fn service(&self) -> &Arc<dyn LockService> {
         &self.service
@@ -78,6 +87,19 @@ impl Locks {
 
     pub(super) fn clock(&self) -> &dyn Clock {
         &*self.clock
+    }
+
+    /// What is counted of the locks that are taken by this.
+    #[must_use]
+    pub fn stats(&self) -> &LockStats {
+        self.counted.stats()
+    }
+
+    /// The locks that were taken by this and are held, by name, as far as it can know: one that is renewed and released by its token
+    /// at other nodes shows until its first ttl is over.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldLock> {
+        self.counted.held()
     }
 
     async fn take(&self, request: LockRequest) -> Result<Option<LockGuard>, Error> {

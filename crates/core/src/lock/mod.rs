@@ -12,18 +12,35 @@
 //!   file cache consistency" (1989).
 //!
 //! Here is what services have to do and what they are asked; `guard.rs` is the one implementation of holding a lock, `delivery.rs` of
-//! granting one to somebody else. Not here: who keeps locks, and how they are reached over a network.
+//! granting one to somebody else, and `counted.rs` counts. One service is here too, as it lives on the core's claims: [`ClusterLocks`],
+//! locks that nodes keep themselves. How any node asks for them is `cluster.rs`; what their owner does is `keeper.rs`, around the state
+//! machine `table.rs` and the numbers of `fence.rs`. Not here: services that other software keeps, and how anybody is reached over a
+//! network.
 
+mod cluster;
+mod counted;
 mod delivery;
+mod fence;
 mod guard;
+mod keeper;
+mod message;
+mod table;
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub use self::delivery::Delivery;
-pub use self::guard::{Acquire, DEFAULT_TTL, DEFAULT_WAIT, LockGuard, Locks};
+pub(crate) use self::keeper::{Keeper, QUIET};
+pub use self::{
+    cluster::ClusterLocks,
+    counted::LockStats,
+    delivery::Delivery,
+    guard::{Acquire, DEFAULT_TTL, DEFAULT_WAIT, LockGuard, Locks},
+    keeper::{CARRIED_LOCKS_MAX, CarriedLocks},
+    message::{Granted, LockCall, LockReply},
+    table::CarriedLock,
+};
 use crate::{Error, ErrorKind, Moment};
 
 /// The longest name of a lock, in bytes: that of a key, so that a key can be locked by its name.
@@ -232,6 +249,21 @@ pub enum Acquired {
     Granted(Grant),
     /// Another held it all the time that was to be waited.
     Held,
+}
+
+/// A lock that is held, as status pages show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldLock {
+    /// Its name.
+    pub name: LockName,
+    /// The node at which its holder is.
+    pub holder: Arc<str>,
+    /// Its holder's number.
+    pub fence: u64,
+    /// How long it lasts yet unless it is renewed.
+    pub ttl_left: Duration,
+    /// How many wait for it, where that is known: at the node that keeps it.
+    pub waiters: usize,
 }
 
 /// Whoever keeps locks.

@@ -136,6 +136,18 @@ labelled! {
 }
 
 labelled! {
+    /// How it ended that somebody wanted a lock.
+    LockAcquisitions of Counter, LockResult {
+        /// It was had.
+        Granted = "granted",
+        /// Another held it all the time.
+        Held = "held",
+        /// The service was away, refused or had too much to do.
+        Error = "error",
+    }
+}
+
+labelled! {
     /// How a client's get ended.
     GetDurations of Histogram, GetOutcome {
         /// The node had the value, or knew that there is none.

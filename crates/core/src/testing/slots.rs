@@ -31,6 +31,7 @@ use crate::{
         Carried, ClaimAnswer, GivenUp, PUSH_ENTRIES_MAX, PUSH_LEN, PUSH_VALUE_LEN_MAX, PushedEntry, Remembered,
         SlotCall, SlotReply, SlotRequest, SlotsClaim,
     },
+    lock::{CarriedLock, CarriedLocks, FENCE_MAX, Granted, LockCall, LockName, LockReply, LockToken},
     peer::{AskedAs, PeerAnswer, PeerError, PeerGet, PeerMeta, PeerQuestion, PeerWrite},
     placement::{Slot, SlotSet},
     store::{Mark, TAG_COUNT, Tag},
@@ -100,6 +101,9 @@ impl Hears {
                 SlotCall::Raise { .. } => SlotReply::Raised { known: Reading::default() },
                 SlotCall::Marks { .. } => SlotReply::Marks { marks: Vec::new() },
                 SlotCall::Records(_) => SlotReply::Records(RecordsReply::Done),
+                SlotCall::Lock(LockCall::Acquire { .. }) => SlotReply::Lock(LockReply::Acquired(None)),
+                SlotCall::Lock(LockCall::Renew { .. }) => SlotReply::Lock(LockReply::Renewed(None)),
+                SlotCall::Lock(LockCall::Release { .. }) => SlotReply::Lock(LockReply::Released(false)),
             };
             hears.0.lock().push(request);
             ready(Ok(reply))
@@ -138,8 +142,17 @@ fn a_key(key: &[u8]) -> Key {
     Key::copy_from(key).expect("1 to 1024 bytes")
 }
 
+fn a_name() -> LockName {
+    LockName::new(&b"nightly/\xff"[..]).expect("1 to 1024 bytes")
+}
+
+fn a_token() -> LockToken {
+    LockToken::new("0f3a-._").expect("it is a token")
+}
+
 /// One of each kind.
-fn calls() -> [SlotCall; 9] {
+fn calls() -> [SlotCall; 12] {
+    let (ttl, wait) = (Duration::from_millis(100), Duration::from_secs(60));
     [
         SlotCall::Claim(claim(some_of_them())),
         SlotCall::Confirm { term: a_version(), slots: some_of_them() },
@@ -150,6 +163,9 @@ fn calls() -> [SlotCall; 9] {
         SlotCall::Raise { group: "users".into(), marks: vec![Mark::All], to: a_version().reading() },
         SlotCall::Marks { group: "users".into(), marks: some_marks() },
         of_records(AboutRecords::Forget { slots: some_of_them() }),
+        SlotCall::Lock(LockCall::Acquire { name: a_name(), token: a_token(), ttl, wait }),
+        SlotCall::Lock(LockCall::Renew { name: a_name(), token: a_token() }),
+        SlotCall::Lock(LockCall::Release { name: a_name(), token: a_token() }),
     ]
 }
 
@@ -271,7 +287,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
     let told = Arc::new(Mutex::new(SlotReply::Confirmed));
     let tells = told.clone();
     let (_node, link) = link(bench, Takes(move |_| ready(Ok(tells.lock().clone())))).await;
-    let [claim, confirm, recall, push, revoke, clock, raise, marks, records] = calls();
+    let [claim, confirm, recall, push, revoke, clock, raise, marks, records, acquire, renew, release] = calls();
     let given_up = GivenUp { until: a_version(), acted: Version::ZERO };
     let says = vec![
         (some_of_them(), ClaimAnswer::Released { had: true }),
@@ -294,12 +310,28 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         leases_left: Duration::from_millis(999),
         guards: vec![("users".into(), a_key(b"k")), ("others".into(), a_key(b"\xff"))],
         remembered: vec![remembered(Some(a_version())), remembered(None)],
+        locks: Some(CarriedLocks {
+            floor: FENCE_MAX,
+            quiet: some_of_them(),
+            quiet_left: Duration::from_millis(59_999),
+            held: vec![CarriedLock {
+                name: a_name(),
+                token: a_token(),
+                fence: FENCE_MAX - 1,
+                ttl: Duration::from_secs(10),
+                left: Duration::from_millis(7),
+                holder: "c d/ü".into(),
+            }],
+        }),
     };
+    let no_locks = Carried { locks: Some(CarriedLocks::default()), ..Carried::default() };
+    let granted = Granted { fence: FENCE_MAX, ttl: Duration::from_secs(60) };
     let recalled = |member_for, slots| SlotReply::Recalled { member_for, slots };
     let of_them = |records, marks, unheard| SlotReply::Records(RecordsReply::Told { records, marks, unheard });
     let replies = [
         (&claim, SlotReply::Claimed(Vec::new(), Carried::default())),
         (&claim, SlotReply::Claimed(says.clone(), Carried::default())),
+        (&claim, SlotReply::Claimed(says.clone(), no_locks)),
         (&claim, SlotReply::Claimed(says, carried)),
         (&claim, SlotReply::Claimed(many, Carried::default())),
         (&confirm, SlotReply::Confirmed),
@@ -319,6 +351,12 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         (&records, of_them(some_records(), Vec::new(), vec!["c d/ü".into()])),
         (&records, of_them(Vec::new(), some_record_marks(), Vec::new())),
         (&records, SlotReply::Records(RecordsReply::Piece(vec![b'x'; PIECE_LEN].into()))),
+        (&acquire, SlotReply::Lock(LockReply::Acquired(None))),
+        (&acquire, SlotReply::Lock(LockReply::Acquired(Some(granted)))),
+        (&renew, SlotReply::Lock(LockReply::Renewed(None))),
+        (&renew, SlotReply::Lock(LockReply::Renewed(Some(Duration::from_millis(100))))),
+        (&release, SlotReply::Lock(LockReply::Released(true))),
+        (&release, SlotReply::Lock(LockReply::Released(false))),
     ];
     for (call, reply) in replies {
         *told.lock() = reply.clone();

@@ -6,6 +6,7 @@ mod behind;
 mod failures;
 mod handoff;
 mod leases;
+mod locks;
 mod marks;
 mod one_load;
 mod reads;

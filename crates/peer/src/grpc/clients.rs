@@ -47,7 +47,7 @@ pub(super) struct Admitted {
 }
 
 impl Clients {
-    pub(super) fn new(node: Node, locks: Option<Locks>, is_ready: IsReady, ending: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(node: Node, locks: Locks, is_ready: IsReady, ending: watch::Receiver<bool>) -> Self {
         // How long requests may be is seen to before.
         let cache = CacheServer::new(CacheService(node.clone())).max_decoding_message_size(usize::MAX);
         let lock = LockServer::new(LockDesk { locks, ending: ending.clone() }).max_decoding_message_size(usize::MAX);
@@ -142,7 +142,7 @@ fn refused(error: Error) -> Response<Body> {
 mod tests {
     use larder_core::{
         Members, NodeConfig, Ring,
-        testing::{clock::TokioClock, fake_peer::FakeNetwork},
+        testing::{clock::TokioClock, fake_locks::FakeLocks, fake_peer::FakeNetwork},
     };
 
     use super::*;
@@ -159,7 +159,8 @@ mod tests {
             transport: Arc::new(FakeNetwork::default()),
         };
         let node = Node::new(config, Members::default()).unwrap();
-        let clients = Clients::new(node, None, Arc::new(|| true), watch::channel(false).1);
+        let locks = Locks::new(FakeLocks::new(TokioClock::new()), TokioClock::new());
+        let clients = Clients::new(node, locks, Arc::new(|| true), watch::channel(false).1);
         let mut admitted: Vec<_> = (0..limits::CLIENT_CONNECTIONS_MAX).map(|_| clients.admit()).collect();
         assert!(admitted.iter().all(Option::is_some) && clients.admit().is_none());
         admitted.pop();

@@ -217,7 +217,7 @@ impl Exchange {
         }
         let deadline = now + Duration::from_millis(left_ms).min(limits::DEADLINE_MAX);
         let group = groups.get(group as usize);
-        if slots::are_asked_for(Some(&op)) {
+        if slots::are_asked_for(Some(&op)) || slots::are_locks_asked_for(Some(&op)) {
             match slots::parse_op(op, group, &key) {
                 Ok(call) => self.slots(id, call, deadline),
                 Err(error) => self.push(id, convert::failed(&error)),
@@ -289,7 +289,10 @@ impl Exchange {
             | Op::KeepPiece(_)
             | Op::TellRecords(_)
             | Op::TellPiece(_)
-            | Op::ForgetRecords(_) => {}
+            | Op::ForgetRecords(_)
+            | Op::AcquireLock(_)
+            | Op::RenewLock(_)
+            | Op::ReleaseLock(_) => {}
         }
         Ok(())
     }

@@ -20,8 +20,7 @@ use super::{
 };
 
 pub(super) struct LockDesk {
-    /// None where nobody keeps locks.
-    pub(super) locks: Option<Locks>,
+    pub(super) locks: Locks,
     /// Whether the node goes.
     pub(super) ending: watch::Receiver<bool>,
 }
@@ -30,13 +29,12 @@ pub(super) struct LockDesk {
 impl Lock for LockDesk {
     async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireResponse>, Status> {
         let (call, AcquireRequest { name, ttl_ms, wait_ms }) = parts(request)?;
-        let locks = self.locks()?;
         let (ttl, wait) =
             (ttl_ms.map_or(DEFAULT_TTL, Duration::from_millis), wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis));
         let request = LockName::new(name).and_then(|name| LockRequest::new(name, ttl, wait)).map_err(status::of)?;
         let mut ending = self.ending.clone();
         let taken = tokio::select! {
-            taken = within(call.left_beside(wait), locks.take_for_another(request)) => taken,
+            taken = within(call.left_beside(wait), self.locks.take_for_another(request)) => taken,
             // The listener that it is told by is there for as long as its connections are.
             _ = ending.wait_for(|ending| *ending) => {
                 Err(Error::new(ErrorKind::Draining, "the node is leaving: ask another one for the lock"))
@@ -51,26 +49,19 @@ impl Lock for LockDesk {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let (call, RenewRequest { name, token }) = parts(request)?;
-        let (locks, name, token) = (self.locks()?, LockName::new(name).map_err(status::of)?, check(token)?);
-        let renewed = within(call.left(), locks.service().renew(&name, &token)).await.map_err(status::of)?;
+        let (name, token) = (LockName::new(name).map_err(status::of)?, check(token)?);
+        let renewed = within(call.left(), self.locks.service().renew(&name, &token)).await.map_err(status::of)?;
         let hold = renewed.ok_or_else(status::lock_lost)?;
         Ok(Response::new(RenewResponse { ttl_ms: millis(hold.ttl) }))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
         let (call, ReleaseRequest { name, token }) = parts(request)?;
-        let (locks, name, token) = (self.locks()?, LockName::new(name).map_err(status::of)?, check(token)?);
-        match within(call.left(), locks.service().release(&name, &token)).await.map_err(status::of)? {
+        let (name, token) = (LockName::new(name).map_err(status::of)?, check(token)?);
+        match within(call.left(), self.locks.service().release(&name, &token)).await.map_err(status::of)? {
             true => Ok(Response::new(ReleaseResponse {})),
             false => Err(status::lock_lost()),
         }
-    }
-}
-
-impl LockDesk {
-    fn locks(&self) -> Result<&Locks, Status> {
-        let message = "the nodes of this cluster keep no locks: set cluster.locks to \"etcd\", \"consul\" or \"redis\"";
-        self.locks.as_ref().ok_or_else(|| status::of(Error::new(ErrorKind::NoAuthority, message)))
     }
 }
 

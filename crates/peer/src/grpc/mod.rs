@@ -24,6 +24,7 @@ mod health;
 mod lane;
 pub mod limits;
 mod lock;
+mod locks;
 mod outbox;
 mod pending;
 mod pieces;

@@ -74,18 +74,18 @@ pub async fn serve(
 /// # Examples
 ///
 /// ```no_run
-/// # async fn run(node: larder_core::Node) -> std::io::Result<()> {
+/// # async fn run(node: larder_core::Node, locks: larder_core::Locks) -> std::io::Result<()> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:5274").await?;
 /// let asked = node.clone();
 /// let is_ready = move || asked.view().is_serving();
-/// larder_peer::grpc::serve_node(listener, node, None, is_ready, std::future::pending()).await;
+/// larder_peer::grpc::serve_node(listener, node, locks, is_ready, std::future::pending()).await;
 /// # Ok(())
 /// # }
 /// ```
 pub async fn serve_node(
     listener: TcpListener,
     node: Node,
-    locks: Option<Locks>,
+    locks: Locks,
     is_ready: impl Fn() -> bool + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) {

@@ -10,6 +10,7 @@ use larder_core::{
         Carried, ClaimAnswer, GUARDS_MAX, GivenUp, MARKS_MAX, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, PushedEntry,
         REMEMBERED_MAX, Remembered, SlotCall, SlotReply, SlotsClaim,
     },
+    lock::{CARRIED_LOCKS_MAX, LockCall, LockReply},
     peer::{IDEMPOTENCY_KEY_LEN_MAX, PeerMeta},
     placement::SlotSet,
     store::{Mark, Tag},
@@ -21,6 +22,7 @@ use super::{
     codec::count_fields,
     convert::{self, millis, parse_version, version},
     limits::CLAIM_ANSWERS_MAX,
+    locks,
     proto::{self, answer::Outcome, claim_answer::Says, request::Op},
     records,
 };
@@ -48,6 +50,11 @@ pub(super) fn are_asked_for(op: Option<&Op>) -> bool {
     )
 }
 
+/// Whether a request is about a lock. Whether this node keeps it depends on the view, which is looked for first (rule W1).
+pub(super) fn are_locks_asked_for(op: Option<&Op>) -> bool {
+    matches!(op, Some(Op::AcquireLock(_) | Op::RenewLock(_) | Op::ReleaseLock(_)))
+}
+
 /// What is said, and of which group and key it is.
 pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
     let (group, op) = match call {
@@ -65,6 +72,10 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
             return (Some(group.clone()), Some(key.clone()), Op::Revoke(proto::Revoke {}));
         }
         SlotCall::Clock => (None, Op::Clock(proto::AskClock {})),
+        // A lock's name is as long as a key may be.
+        SlotCall::Lock(call) => {
+            return (None, Key::copy_from(call.name().as_bytes()).ok(), locks::op(call));
+        }
         SlotCall::Raise { group, marks, to } => {
             let marks = marks.iter().map(|mark| mark_number(*mark)).collect();
             (Some(group), Op::Raise(proto::Raise { marks, to: to.to_bits() }))
@@ -102,6 +113,7 @@ pub(super) fn parse_op(op: Op, group: Option<&Arc<str>>, key: &[u8]) -> Result<S
             Ok(SlotCall::Raise { group: of_group()?, marks, to: Reading::from_bits(raise.to) })
         }
         Op::Marks(marks) => Ok(SlotCall::Marks { group: of_group()?, marks: parse_marks(&marks)? }),
+        Op::AcquireLock(_) | Op::RenewLock(_) | Op::ReleaseLock(_) => locks::parse_op(op, key).map(SlotCall::Lock),
         op => {
             let group = of_group()?;
             let about = records::parse_op(op, &group).ok_or_else(|| wrong("it is not about slots"))??;
@@ -129,6 +141,7 @@ pub(super) fn outcome(reply: SlotReply) -> Outcome {
         SlotReply::Raised { known } => Outcome::Raised(proto::Raised { known: known.to_bits() }),
         SlotReply::Marks { marks } => Outcome::Marks(marks_of(&marks)),
         SlotReply::Records(reply) => records::outcome(&reply),
+        SlotReply::Lock(reply) => locks::outcome(reply),
     }
 }
 
@@ -151,6 +164,9 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
         Outcome::Clock(clock) => Ok(SlotReply::Clock { reading: Reading::from_bits(clock.reading) }),
         Outcome::Raised(raised) => Ok(SlotReply::Raised { known: Reading::from_bits(raised.known) }),
         Outcome::Marks(marks) => Ok(SlotReply::Marks { marks: parse_marks(&marks)? }),
+        Outcome::LockAcquired(_) | Outcome::LockRenewed(_) | Outcome::LockReleased(_) => {
+            locks::parse_outcome(&outcome).map(SlotReply::Lock)
+        }
         outcome => {
             let reply = records::parse_outcome(outcome);
             Ok(SlotReply::Records(reply.ok_or_else(|| wrong("it is not about slots"))??))
@@ -171,6 +187,9 @@ pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
             | (SlotCall::Raise { .. }, SlotReply::Raised { .. })
             | (SlotCall::Marks { .. }, SlotReply::Marks { .. })
             | (SlotCall::Records(_), SlotReply::Records(_))
+            | (SlotCall::Lock(LockCall::Acquire { .. }), SlotReply::Lock(LockReply::Acquired(_)))
+            | (SlotCall::Lock(LockCall::Renew { .. }), SlotReply::Lock(LockReply::Renewed(_)))
+            | (SlotCall::Lock(LockCall::Release { .. }), SlotReply::Lock(LockReply::Released(_)))
     )
 }
 
@@ -284,7 +303,7 @@ fn parse_marks(marks: &proto::Marks) -> Result<Vec<(Mark, Reading)>, Error> {
 }
 
 fn carried_of(carried: &Carried) -> Bytes {
-    let Carried { vouched, leased, leases_left, guards, remembered } = carried;
+    let Carried { vouched, leased, leases_left, guards, remembered, locks } = carried;
     let some_slots = |slots: &SlotSet| if slots.is_empty() { Bytes::new() } else { slots.to_bytes().into() };
     let group_key = |group: &Arc<str>, key: &Key| proto::GroupKey { group: group.to_string(), key: key.to_bytes() };
     let remembered =
@@ -300,13 +319,14 @@ fn carried_of(carried: &Carried) -> Bytes {
         leases_left_ms: millis(*leases_left),
         guards: guards.iter().map(|(group, key)| group_key(group, key)).collect(),
         remembered: remembered.collect(),
+        locks: locks.as_ref().map(|carried| locks::carried(carried).encode_to_vec().into()),
     };
     carried.encode_to_vec().into()
 }
 
 fn parse_carried(carried: Bytes) -> Result<Carried, Error> {
     let carried: proto::Carried = parse_counted(carried, GUARDS_MAX + REMEMBERED_MAX)?;
-    let proto::Carried { vouched, leased, leases_left_ms, guards, remembered } = carried;
+    let proto::Carried { vouched, leased, leases_left_ms, guards, remembered, locks } = carried;
     let some_slots = |slots: &Bytes| if slots.is_empty() { Ok(SlotSet::default()) } else { parse_slots(slots) };
     if guards.len() > GUARDS_MAX || remembered.len() > REMEMBERED_MAX {
         return Err(wrong("too much goes with slots"));
@@ -326,6 +346,7 @@ fn parse_carried(carried: Bytes) -> Result<Carried, Error> {
         leases_left: Duration::from_millis(leases_left_ms),
         guards: guards.into_iter().map(group_key).collect::<Result<_, Error>>()?,
         remembered: remembered.collect::<Result<_, Error>>()?,
+        locks: locks.map(|locks| locks::parse_carried(parse_counted(locks, CARRIED_LOCKS_MAX)?)).transpose()?,
     })
 }
 

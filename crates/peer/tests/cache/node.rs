@@ -77,7 +77,7 @@ impl Served {
         let ready = Arc::new(AtomicBool::new(true));
         let is_ready = ready.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (served, by) = (node.clone(), Some(Locks::new(locks.clone(), clock)));
+        let (served, by) = (node.clone(), Locks::new(locks.clone(), clock));
         let listener = tokio::spawn(async move {
             let is_ready = move || is_ready.load(Ordering::Relaxed);
             serve_node(listener, served, by, is_ready, async { drop(stopped.await) }).await;

@@ -45,7 +45,7 @@ async fn serve(config: &Config, args: ServeArgs) -> Result<(), Failure> {
     let unheard = |error: io::Error| Failure::failed(format!("signals can't be heard: {error}"));
     let signals = Signals::listen().map_err(unheard)?;
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
-    let daemon = assemble(config, Listeners::bind(config).await?, move || read(&args)).await?;
+    let daemon = assemble(config, Listeners::bind(config).await?, args.first_start, move || read(&args)).await?;
     announce(daemon.node().core().name(), daemon.addresses());
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(signals.attend(stop));

@@ -1,4 +1,4 @@
-//! `larder status`: the cluster and its groups, as one node sees them.
+//! `larder status`: the cluster, its groups and the locks that are held, as one node sees them.
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
@@ -6,23 +6,27 @@ use serde_json::{Value, json};
 use super::{Failure, client::ask_json, print, wait_for};
 use crate::cli::StatusArgs;
 
-/// Prints the members and the groups' counters.
+/// Prints the members, the groups' counters, and the locks if there are any.
 ///
 /// # Errors
 ///
 /// If the node can't be asked.
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let (cluster, groups) = wait_for(async {
+    let (cluster, groups, locks) = wait_for(async {
         let node = &args.node.url;
-        tokio::try_join!(ask_json(node, "/v1/cluster"), ask_json(node, "/v1/groups"))
+        tokio::try_join!(ask_json(node, "/v1/cluster"), ask_json(node, "/v1/groups"), ask_json(node, "/v1/locks"))
     })?;
     if args.json {
-        return print(format!("{}\n", json!({ "cluster": cluster, "groups": groups })).as_bytes());
+        return print(format!("{}\n", json!({ "cluster": cluster, "groups": groups, "locks": locks })).as_bytes());
     }
     let view = &cluster["view"];
     let settled = if view["settled"] == true { "settled" } else { "changing" };
     let head = format!("asked {}, view {} ({settled})", text(&cluster["self"]), text(&view["digest"]));
-    print(format!("{head}\n\n{}\n\n{}\n", members(&cluster), counters(&groups)).as_bytes())
+    let mut shown = format!("{head}\n\n{}\n\n{}\n", members(&cluster), counters(&groups));
+    if let Some(held) = held(&locks) {
+        shown += &format!("\n{held}\n");
+    }
+    print(shown.as_bytes())
 }
 
 fn members(cluster: &Value) -> Table {
@@ -55,6 +59,22 @@ fn counters(groups: &Value) -> Table {
         table.add_row(std::iter::once(text(&group["name"])).chain(counted));
     }
     table
+}
+
+/// The locks that are held.
+fn held(locks: &Value) -> Option<Table> {
+    let locks = locks["locks"].as_array().filter(|locks| !locks.is_empty())?;
+    let mut table = table(&["lock", "node", "fence", "ttl left ms", "waiters"], &["fence", "ttl left ms", "waiters"]);
+    for lock in locks {
+        // A name may hold anything, and stands on a terminal here.
+        let name = match &lock["name"] {
+            Value::String(name) => name.escape_debug().to_string(),
+            _ => format!("{} (Base64)", text(&lock["name_b64"])),
+        };
+        let rest = ["node", "fence", "ttl_left_ms", "waiters"].map(|column| text(&lock[column]));
+        table.add_row(std::iter::once(name).chain(rest));
+    }
+    Some(table)
 }
 
 /// An empty table with these columns, those of numbers aligned to the right.

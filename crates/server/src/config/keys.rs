@@ -278,7 +278,7 @@ section! {
 }
 
 /// The data folder of nodes that need one and were not told which.
-const DATA_DIR: &str = "larder-data";
+pub(crate) const DATA_DIR: &str = "larder-data";
 
 impl Config {
     /// Where the node keeps what must survive, if anything must.

@@ -26,6 +26,7 @@ use section::{Reader, Section};
 
 pub use difference::Difference;
 pub use document::Override;
+pub(crate) use keys::DATA_DIR;
 pub use keys::{
     ClusterConfig, Config, Discovery, GroupConfig, LockKeeper, NodeConfig, SecurityConfig, Transport, WriteMode,
 };

@@ -27,7 +27,7 @@ use crate::reload::Reload;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let node = larder::Node::builder().name("a").start().await?;
 /// let (draining, watched) = tokio::sync::watch::channel(false);
-/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: None, max_ages: Default::default(), draining: watched });
+/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: node.locks().clone(), max_ages: Default::default(), draining: watched });
 /// let reload = Reload::new(Config::parse("", &[])?, None, api.clone());
 /// let _admin = api.admin(Operations { draining, reload, journal: None });
 /// # Ok(()) }

@@ -37,8 +37,8 @@ use super::{
 pub struct ApiConfig {
     /// The node, its groups open: those opened later are not served.
     pub node: Node,
-    /// What locks are taken by; none where nobody keeps any.
-    pub locks: Option<Locks>,
+    /// What locks are taken by.
+    pub locks: Locks,
     /// By group, `Cache-Control: max-age` for clients; zero, as for groups that are not here, is `no-cache`.
     pub max_ages: HashMap<String, Duration>,
     /// Whether the node is leaving.
@@ -55,7 +55,7 @@ pub struct ApiConfig {
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let node = larder::Node::builder().name("a").start().await?;
 /// let (draining, watched) = tokio::sync::watch::channel(false);
-/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: None, max_ages: Default::default(), draining: watched });
+/// let api = Api::new(ApiConfig { node: node.core().clone(), locks: node.locks().clone(), max_ages: Default::default(), draining: watched });
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let stop = async { draining.send_replace(true); };
 /// serve(listener, api.clients(), HttpLimits::default(), stop).await;
@@ -92,7 +92,7 @@ impl Api {
         });
         let served: Arc<[Arc<Served>]> = served.collect();
         let groups = served.iter().map(|served| (served.group.name().clone(), served.clone())).collect();
-        let metrics = Metrics::new(node.clone(), served);
+        let metrics = Metrics::new(node.clone(), served, locks.clone());
         let peers = node.service(Protocol::Http);
         let locks = LockDesk { locks, draining: draining.clone() };
         Self(Arc::new(Inner { node, draining, metrics, groups, uploads: Uploads::default(), peers, locks }))
@@ -191,6 +191,7 @@ impl Clients {
                 let place = place.map_err(|error| Problem::new(ErrorKind::Overloaded, error.to_string()))?;
                 Ok(json(&about::owner(node, &place)))
             }
+            ClientRoute::Locks => Ok(json(&self.0.locks.held(node))),
             ClientRoute::TakeLock(name) => self.0.locks.take(&self.0.uploads, name, head, body).await,
             ClientRoute::RenewLock(name) => self.0.locks.renew(&self.0.uploads, name, head, body).await,
             ClientRoute::FreeLock(name, query) => self.0.locks.free(name, query, head).await,

@@ -3,17 +3,18 @@
 //! A node keeps nothing of what it hands out: the token is all that a lock is renewed and freed with, at any node. So a client that goes
 //! away while it waits must be noticed, because nobody else would ever free what it is granted then.
 
-use std::{future::Future, time::Duration};
+use std::{collections::HashSet, future::Future, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::request::Parts;
 use hyper::body::Incoming;
 use larder::peer::http::headers;
 use larder_core::{
-    Error, ErrorKind, Locks,
-    lock::{DEFAULT_TTL, DEFAULT_WAIT, LockName, LockRequest, LockToken},
+    Error, ErrorKind, Locks, Node,
+    lock::{DEFAULT_TTL, DEFAULT_WAIT, HeldLock, LockName, LockRequest, LockToken},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -31,9 +32,12 @@ use super::{
 /// The longest body of a request, in bytes: a token and some names, with room.
 const REQUEST_LEN_MAX: usize = 4 * 1024;
 
+/// The most locks that are listed: what people read is shorter by far.
+const HELD_SHOWN_MAX: usize = 1_000;
+
 /// Answers clients that take, renew and free locks.
 pub(super) struct LockDesk {
-    pub(super) locks: Option<Locks>,
+    pub(super) locks: Locks,
     pub(super) draining: watch::Receiver<bool>,
 }
 
@@ -61,7 +65,7 @@ impl LockDesk {
         head: &Parts,
         body: Incoming,
     ) -> Result<Response, Problem> {
-        let (locks, name) = (self.locks()?, decode(name)?);
+        let (locks, name) = (&self.locks, decode(name)?);
         let deadline = Instant::now() + headers::timeout(&head.headers)?;
         let body = uploads.read(body, REQUEST_LEN_MAX, deadline, async |body| Ok(body)).await?;
         let Wanted { ttl_ms, wait_ms } = parse(&body, r#"{"ttl_ms":10000,"wait_ms":5000}"#)?;
@@ -101,7 +105,7 @@ impl LockDesk {
         head: &Parts,
         body: Incoming,
     ) -> Result<Response, Problem> {
-        let (locks, name) = (self.locks()?, decode(name)?);
+        let (locks, name) = (&self.locks, decode(name)?);
         let deadline = Instant::now() + headers::timeout(&head.headers)?;
         let body = uploads.read(body, REQUEST_LEN_MAX, deadline, async |body| Ok(body)).await?;
         let Held { token } = parse(&body, r#"{"token":"…"}"#)?;
@@ -114,7 +118,7 @@ impl LockDesk {
 
     /// Frees a lock.
     pub(super) async fn free(&self, name: &str, query: &str, head: &Parts) -> Result<Response, Problem> {
-        let (locks, name) = (self.locks()?, decode(name)?);
+        let (locks, name) = (&self.locks, decode(name)?);
         let deadline = Instant::now() + headers::timeout(&head.headers)?;
         let missing =
             || Problem::bad_request("Say with which token the lock is held: DELETE /v1/locks/NAME?token=TOKEN.");
@@ -127,10 +131,34 @@ impl LockDesk {
         }
     }
 
-    fn locks(&self) -> Result<&Locks, Problem> {
-        let detail = "The nodes of this cluster keep no locks: set cluster.locks to \"etcd\", \"consul\" or \"redis\".";
-        self.locks.as_ref().ok_or_else(|| Problem::new(ErrorKind::NoAuthority, detail))
+    /// `GET /v1/locks`.
+    pub(super) fn held(&self, node: &Node) -> Value {
+        // What the node keeps for all knows of waiters, too; of other services it knows what was had here.
+        let mut held = node.kept_locks();
+        let kept: HashSet<(LockName, u64)> = held.iter().map(|lock| (lock.name.clone(), lock.fence)).collect();
+        held.extend(self.locks.held().into_iter().filter(|lock| !kept.contains(&(lock.name.clone(), lock.fence))));
+        held.sort_by(|one, other| (&one.name, one.fence).cmp(&(&other.name, other.fence)));
+        let shown: Vec<Value> = held.iter().take(HELD_SHOWN_MAX).map(held_lock).collect();
+        json!({ "locks": shown, "more": held.len() - shown.len() })
     }
+}
+
+/// Whoever is shown a token could free the lock: it stays out.
+fn held_lock(lock: &HeldLock) -> Value {
+    let HeldLock { name, holder, fence, ttl_left, waiters } = lock;
+    // Names that are no text come in Base64, as keys do.
+    let (name, name_b64) = match str::from_utf8(name.as_bytes()) {
+        Ok(name) => (Some(name), None),
+        Err(_) => (None, Some(STANDARD.encode(name.as_bytes()))),
+    };
+    json!({
+        "name": name,
+        "name_b64": name_b64,
+        "node": **holder,
+        "fence": fence,
+        "ttl_left_ms": millis(*ttl_left),
+        "waiters": waiters,
+    })
 }
 
 async fn reached(end: Option<ClientEnd>) {

@@ -5,11 +5,11 @@
 use std::{fmt, sync::Arc};
 
 use larder_core::{
-    MemberState, Node,
+    Locks, MemberState, Node,
     behind::RecordStats,
     stats::{
-        BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, OriginStats, Protocol, RequestResult,
-        SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
+        BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, LockResult, OriginStats, Protocol,
+        RequestResult, SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
     },
     store::TierStats,
 };
@@ -228,6 +228,25 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "larder_lock_acquisitions",
+        kind: MetricType::Counter,
+        labels: &["result"],
+        about: "Locks that somebody wanted at this node",
+        read: |sources, samples| {
+            let acquisitions = &sources.locks.stats().acquisitions;
+            LockResult::ALL
+                .iter()
+                .try_for_each(|result| samples.count(&[result.as_str()], acquisitions.of(*result).sum()))
+        },
+    },
+    Family {
+        name: "larder_locks_lost",
+        kind: MetricType::Counter,
+        labels: &[],
+        about: "Locks that were had at this node and not freed: their ttl ran out, or they were taken away",
+        read: |sources, samples| samples.count(&[], sources.locks.stats().lost.sum()),
+    },
+    Family {
         name: "larder_cache_bytes",
         kind: MetricType::Gauge,
         labels: &["group", "tier"],
@@ -260,6 +279,13 @@ pub(super) const FAMILIES: &[Family] = &[
         labels: &[],
         about: "Slots that this node owns, of 16,384",
         read: |sources, samples| samples.gauge(&[], sources.node.view().owned_slot_count() as u64),
+    },
+    Family {
+        name: "larder_locks_held",
+        kind: MetricType::Gauge,
+        labels: &[],
+        about: "Locks that were had at this node and are held",
+        read: |sources, samples| samples.gauge(&[], sources.locks.held().len() as u64),
     },
     Family {
         name: "larder_origin_in_flight",
@@ -321,6 +347,13 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "larder_lock_wait_seconds",
+        kind: MetricType::Histogram,
+        labels: &[],
+        about: "How long it took until a lock was had, or not",
+        read: |sources, samples| samples.histogram(&[], &sources.locks.stats().waits.snapshot()),
+    },
+    Family {
         name: "larder_peer_duration_seconds",
         kind: MetricType::Histogram,
         labels: &["peer"],
@@ -349,6 +382,7 @@ pub(super) const FAMILIES: &[Family] = &[
 struct Sources {
     node: Node,
     groups: Arc<[Arc<Served>]>,
+    locks: Locks,
 }
 
 impl Sources {
@@ -450,9 +484,9 @@ impl Samples<'_> {
 pub(super) struct Metrics(Registry);
 
 impl Metrics {
-    pub(super) fn new(node: Node, groups: Arc<[Arc<Served>]>) -> Self {
+    pub(super) fn new(node: Node, groups: Arc<[Arc<Served>]>, locks: Locks) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Sources { node, groups }));
+        registry.register_collector(Box::new(Sources { node, groups, locks }));
         Self(registry)
     }
 

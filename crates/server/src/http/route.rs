@@ -45,6 +45,12 @@ const OWNER: Row = Row {
     methods: READ,
     about: "The key's slot, its owner, and who answers while the owner can't be reached.",
 };
+const LOCKS: Row = Row {
+    path: "/v1/locks",
+    methods: READ,
+    about: "The locks that this node keeps, and those that were had at it, at most 1,000 and how many there are beyond: `{\"locks\":[{\"name\":\"…\",\"name_b64\":null,\"node\":\"a\",\"fence\":42,\"ttl_left_ms\":9000,\"waiters\":0}],\"more\":0}`; \
+            a name that is not UTF-8 is in `name_b64`.",
+};
 const LOCK: Row = Row {
     path: "/v1/locks/{name}",
     methods: "POST, PUT, DELETE",
@@ -56,7 +62,8 @@ const PEER: Row =
     Row { path: "/_groupcache/{group}/{key}", methods: "any", about: "golang/groupcache's protocol, for other nodes." };
 
 /// The paths for clients.
-pub(super) const CLIENT_ROWS: [&Row; 8] = [&KEY, &GET_MANY, &INVALIDATE, &GROUPS, &CLUSTER, &OWNER, &LOCK, &PEER];
+pub(super) const CLIENT_ROWS: [&Row; 9] =
+    [&KEY, &GET_MANY, &INVALIDATE, &GROUPS, &CLUSTER, &OWNER, &LOCKS, &LOCK, &PEER];
 
 const HEALTH: Row = Row { path: "/healthz", methods: READ, about: "200 while the process works." };
 const READY: Row = Row {
@@ -120,6 +127,7 @@ pub(super) enum ClientRoute<'a> {
     Groups,
     Cluster,
     Owner(Place<'a>),
+    Locks,
     /// These have a lock's name, still encoded.
     TakeLock(&'a str),
     RenewLock(&'a str),
@@ -172,6 +180,7 @@ pub(super) fn client<'a>(method: &Method, uri: &'a Uri) -> Result<ClientRoute<'a
     }
     match path {
         "/v1/groups" => read(method, &GROUPS).map(|()| ClientRoute::Groups),
+        "/v1/locks" => read(method, &LOCKS).map(|()| ClientRoute::Locks),
         "/v1/cluster" => read(method, &CLUSTER).map(|()| ClientRoute::Cluster),
         _ if path.starts_with(groupcache::PREFIX) => Ok(ClientRoute::Peer),
         _ => Err(unknown_path()),
@@ -315,7 +324,7 @@ mod tests {
             "/v1/groups/g/get-many/",
             "/v1/cluster/",
             "/v1/cluster/owner/g",
-            "/v1/locks",
+            "/v1/lock",
             "/healthz",
             "/_groupcache",
             "*",

@@ -74,6 +74,11 @@ impl Cluster {
 
     /// A node for each list, which names the members that it knows, in their order.
     pub(crate) async fn with_lists(over: Over, lists: &[&str], groups: &str) -> Self {
+        Self::with_flags(over, lists, groups, &[]).await
+    }
+
+    /// The same, with these flags at the first start.
+    pub(crate) async fn with_flags(over: Over, lists: &[&str], groups: &str, flags: &[&str]) -> Self {
         let ports: Vec<Port> = lists.iter().map(|_| Port::take()).collect();
         let config = |(index, list): (usize, &&str)| {
             let (name, address, members) = (name(index), ports[index].address(), members(&ports, list));
@@ -87,7 +92,7 @@ impl Cluster {
             )
         };
         let configs: Vec<String> = lists.iter().enumerate().map(config).collect();
-        let nodes = join_all(configs.iter().map(|config| Daemon::start(config))).await;
+        let nodes = join_all(configs.iter().map(|config| Daemon::start_flagged(config, flags))).await;
         Self { nodes, configs, ports }
     }
 

@@ -34,18 +34,29 @@ async fn join(name: &str, others: &[&Daemon], origin: &Origin) -> Daemon {
 /// A node with these groups that joins these others.
 pub(crate) async fn join_with(name: &str, others: &[&Daemon], groups: &str) -> Daemon {
     let seeds: Vec<SocketAddr> = others.iter().map(|other| other.gossip.unwrap()).collect();
-    start(name, "listen = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"", "127.0.0.1:0", &seeds, groups).await
+    Daemon::start(&config_of(name, ANYWHERE, "127.0.0.1:0", &seeds, groups)).await
 }
+
+/// The first node of a new cluster.
+pub(crate) async fn first(name: &str) -> Daemon {
+    Daemon::start_flagged(&config_of(name, ANYWHERE, "127.0.0.1:0", &[], ""), &["--first-start"]).await
+}
+
+/// Where a node listens that may listen anywhere.
+const ANYWHERE: &str = "listen = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"";
 
 /// A node that gossips at an address, with these lines about itself.
 pub(crate) async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> Daemon {
+    Daemon::start(&config_of(name, node, gossip, seeds, groups)).await
+}
+
+fn config_of(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> String {
     let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
-    let config = format!(
+    format!(
         "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{node}\n\
          [cluster]\ndiscovery = \"gossip\"\ngossip = \"{gossip}\"\nseeds = {seeds:?}\n\
          gossip_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n{groups}"
-    );
-    Daemon::start(&config).await
+    )
 }
 
 /// The members as a node shows them: names, states and slots.

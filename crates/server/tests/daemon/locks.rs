@@ -163,7 +163,10 @@ by_each_keeper!(
 const TTL: Duration = Duration::from_secs(10);
 
 async fn a_token_is_good_at_every_node_over_either_protocol(keeper: impl Keeper) {
-    let [a, b, c] = nodes(&keeper).await;
+    tokens_are_good_at_every_node(&nodes(&keeper).await).await;
+}
+
+pub(crate) async fn tokens_are_good_at_every_node([a, b, c]: &[Daemon; 3]) {
     let name = "%00/%ff";
     let (token, first) = granted(&a.ask(take(name, TTL, PATIENCE)).await);
     let held = b.ask(take(name, TTL, Duration::ZERO)).await;
@@ -197,8 +200,10 @@ const CONTENDERS: usize = 9;
 const TURNS: usize = 6;
 
 async fn nine_contenders_on_three_nodes_take_turns(keeper: impl Keeper) {
-    let nodes: [Daemon; 3] = nodes(&keeper).await;
-    let has_order = has_order(&keeper);
+    nine_take_turns(&nodes(&keeper).await, has_order(&keeper)).await;
+}
+
+pub(crate) async fn nine_take_turns(nodes: &[Daemon; 3], has_order: bool) {
     let holders = Arc::new(AtomicUsize::new(0));
     let fences = Arc::new(Mutex::new(Vec::new()));
     let contend = async |contender: usize| {

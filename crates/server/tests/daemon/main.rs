@@ -31,6 +31,7 @@ mod lifecycle;
 mod load;
 mod lock_command;
 mod locks;
+mod locks_between;
 mod members;
 mod memory;
 mod mixed;

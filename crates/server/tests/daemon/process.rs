@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -51,18 +51,41 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// A daemon with this configuration, once it is ready.
     pub(crate) async fn start(config: &str) -> Self {
-        let daemon = Self::start_unready(config).await;
+        Self::start_flagged(config, &[]).await
+    }
+
+    /// A daemon with this configuration and these flags, once it is ready.
+    pub(crate) async fn start_flagged(config: &str, flags: &[&str]) -> Self {
+        let daemon = Self::start_flagged_unready(config, flags).await;
         daemon.comes_ready().await;
         daemon
     }
 
     /// A daemon with this configuration, once it serves.
     pub(crate) async fn start_unready(config: &str) -> Self {
+        Self::start_flagged_unready(config, &[]).await
+    }
+
+    async fn start_flagged_unready(config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(CONFIG);
         fs::write(&path, config).unwrap();
         let path = path.to_str().unwrap().to_owned();
+        Self::start_in(folder, &[&["--config", &path], flags].concat()).await
+    }
+
+    /// The same daemon, killed and started again in its folder with this configuration.
+    pub(crate) async fn killed_and_started(mut self, config: &str) -> Self {
+        self.kill();
+        self.rewrite(config);
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let path = folder.path().join(CONFIG).to_str().unwrap().to_owned();
         Self::start_in(folder, &["--config", &path]).await
+    }
+
+    /// A file in its folder, which is where it runs.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// A daemon with these flags, once it is ready.
@@ -79,8 +102,14 @@ impl Daemon {
 
     async fn start_in(folder: TempDir, args: &[&str]) -> Self {
         let stderr = fs::File::create(stderr_in(&folder)).unwrap();
-        let mut child =
-            larder().arg("serve").args(args).stdout(Stdio::piped()).stderr(Stdio::from(stderr)).spawn().unwrap();
+        let mut child = larder()
+            .arg("serve")
+            .args(args)
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(stderr))
+            .spawn()
+            .unwrap();
         let stdout = child.stdout.take().unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on whatever fails ends the process.

@@ -48,8 +48,12 @@ async fn a_node_that_the_members_do_not_name_is_not_ready() {
     let others = Static::new([Member::new("b", "127.0.0.1:1")]).unwrap();
     let node = Node::builder().name("a").membership(others).start().await.unwrap();
     let (draining, watched) = watch::channel(false);
-    let api =
-        Api::new(ApiConfig { node: node.core().clone(), locks: None, max_ages: Default::default(), draining: watched });
+    let api = Api::new(ApiConfig {
+        node: node.core().clone(),
+        locks: node.locks().clone(),
+        max_ages: Default::default(),
+        draining: watched,
+    });
     let admin = Server::with(api.admin(operations(&api, &draining)), HttpLimits::default());
     assert_eq!(admin.get("/healthz").await.status, 200);
     assert_eq!(admin.get("/readyz").await.status, 503);

@@ -49,7 +49,7 @@ impl Daemon {
         let (draining, watched) = watch::channel(false);
         let clock = TokioClock::new();
         let locks = FakeLocks::new(clock);
-        let by = Some(Locks::new(locks.clone(), clock));
+        let by = Locks::new(locks.clone(), clock);
         let max_ages = HashMap::from([("users".to_owned(), Duration::from_secs(30))]);
         let api = Api::new(ApiConfig { node: node.core().clone(), locks: by, max_ages, draining: watched });
         let clients = Server::with(api.clients(), HttpLimits::default());

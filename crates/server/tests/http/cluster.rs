@@ -40,7 +40,7 @@ impl Two {
             let (_, watched) = watch::channel(false);
             let api = Api::new(ApiConfig {
                 node: node.core().clone(),
-                locks: None,
+                locks: node.locks().clone(),
                 max_ages: Default::default(),
                 draining: watched,
             });

@@ -27,7 +27,7 @@ async fn daemons_answer_each_other_over_grpc_and_stop() {
     for (name, listeners) in ["a", "b"].into_iter().zip(listeners) {
         config.node.name = Some(name.into());
         let same = config.clone();
-        let daemon = assemble(&config, listeners, move || Ok(same.clone())).await.unwrap();
+        let daemon = assemble(&config, listeners, true, move || Ok(same.clone())).await.unwrap();
         groups.push(daemon.node().core().group("plain").unwrap());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };

@@ -80,7 +80,7 @@ impl Cluster {
         let mut daemons = JoinSet::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             config.node.name = Some(name(index));
-            let daemon = assemble_around(&config, listeners, slowly).await?;
+            let daemon = assemble_around(&config, listeners, true, slowly).await?;
             groups.push(daemon.node().core().group(GROUP).map_err(|error| failed("the group", &error))?);
             daemons.spawn(daemon.run(pending()));
         }
