@@ -22,6 +22,7 @@ pub mod rm;
 pub mod serve;
 pub mod set;
 pub mod status;
+pub mod takeover;
 
 pub use client::NodeUrl;
 
