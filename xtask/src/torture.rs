@@ -9,9 +9,9 @@ use crate::{
 /// How long torture runs unless told otherwise, in seconds.
 const SECONDS: u64 = 240;
 
-/// How many tests share the time: nothing happens, nodes stand still, nodes come and go, links break; and all kinds of faults with
-/// strong groups, by etcd and by Consul.
-const TESTS: u64 = 6;
+/// How many tests share the time: nothing happens, nodes stand still, nodes come and go, links break; all kinds of faults, and nodes
+/// that are cut off, with strong groups by etcd and by Consul; nodes that write behind are killed.
+const TESTS: u64 = 9;
 
 /// How long a registry is away unless told otherwise, in seconds.
 const OUTAGE_SECONDS: u64 = 60;
@@ -23,7 +23,7 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     let (seconds, seed) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
     // One after the other, each with the machine for itself.
-    command.args(["history::", "--", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "history::", "behind_torture::", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_TORTURE_SECONDS", seconds.unwrap_or(SECONDS).div_ceil(TESTS).to_string());
     if let Some(seed) = seed {
         command.env("LARDER_TORTURE_SEED", seed.to_string());

@@ -34,7 +34,7 @@ use larder::{
 use tokio::{
     net::{TcpListener, UdpSocket, lookup_host},
     sync::{oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -446,7 +446,13 @@ impl Daemon {
                 if let Some(behind) = &behind {
                     behind.flush_all(flush_max / 2).await;
                 }
-                if timeout(hand_over_max, node.core().handed_over()).await.is_err() && !hand_over_max.is_zero() {
+                let handed_over = async {
+                    node.core().handed_over().await;
+                    // Whoever takes a slot over has what was not flushed of it, too, a moment later.
+                    let now = Instant::now();
+                    node.core().drain_records(now, now + hand_over_max).await;
+                };
+                if timeout(hand_over_max, handed_over).await.is_err() && !hand_over_max.is_zero() {
                     tracing::warn!("the other nodes did not take over all slots in time: they load them anew");
                 }
                 closing.send_replace(true);

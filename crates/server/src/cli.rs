@@ -57,6 +57,8 @@ pub enum Command {
     /// Looks at the write-behind journal of a node that does not run.
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Has a node go on without members that don't come back, and says which acknowledged writes that gives up.
+    Takeover(TakeoverArgs),
     /// Looks at the writes that a node gave up, tries them again, drops them.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Journal(JournalCommand::List(args)) => commands::journal::list(&args),
         Command::Journal(JournalCommand::Check(args)) => commands::journal::check(&args),
+        Command::Takeover(args) => commands::takeover::run(&args),
         Command::DeadLetters(command) => match command {
             DeadLettersCommand::List(args) => commands::dead_letters::list(&args),
             DeadLettersCommand::Show(args) => commands::dead_letters::show(&args),
@@ -328,6 +331,14 @@ pub struct AdminArgs {
     /// The node to ask: where it serves operators (node.admin).
     #[arg(long = "admin", value_name = "URL", env = "LARDER_ADMIN", default_value = "http://127.0.0.1:5276")]
     pub url: NodeUrl,
+}
+
+/// `larder takeover`.
+#[derive(Args, Debug)]
+pub struct TakeoverArgs {
+    /// Which node is asked.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 /// The dead letters of a node.

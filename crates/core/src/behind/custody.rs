@@ -48,10 +48,16 @@ pub(crate) struct Custody {
     pub(super) partial: Partial,
     pub(super) gatherings: Mutex<Vec<Gathering>>,
     /// Members that told what they have of slots, which need not keep it once it is where it has to be.
-    pub(super) to_forget: Mutex<Vec<(BTreeSet<Arc<str>>, Vec<(Slot, Version)>)>>,
+    pub(super) to_forget: Mutex<Vec<Told>>,
     pub(super) changed: watch::Sender<()>,
     /// There is something new to do for who keeps records.
     pub(super) work: Notify,
+}
+
+/// Who told what they have of slots, and under which terms this node acts for those.
+pub(super) struct Told {
+    pub(super) by: BTreeSet<Arc<str>>,
+    pub(super) slots: Vec<(Slot, Version)>,
 }
 
 struct Known {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Custody, Holder, Record, RecordId,
+    custody::Told,
     message::{AboutRecords, After, RECORDS_LEN, RecordsReply, SentRecord},
     pieces::with_value,
 };
@@ -313,7 +314,7 @@ impl Node {
         custody.gatherings.lock().retain(|gathering| gathering.id != id);
         if custody.gathered(groups, &slots) {
             custody.has_started.store(true, Ordering::Release);
-            custody.to_forget.lock().push((heard, slots));
+            custody.to_forget.lock().push(Told { by: heard, slots });
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{Custody, message::AboutRecords};
+use super::{Custody, custody::Told, message::AboutRecords};
 use crate::{
     Error, Node,
     rules::{Rule, keeps},
@@ -85,7 +85,7 @@ impl Node {
     /// Everything is where it has to be: those who told need not keep it.
     async fn have_forgotten(&self, custody: &Custody) {
         let told = std::mem::take(&mut *custody.to_forget.lock());
-        for (members, slots) in told {
+        for Told { by: members, slots } in told {
             let slots = self.still_held(&slots);
             if slots.is_empty() {
                 continue;
@@ -112,6 +112,10 @@ impl Node {
         let Some(custody) = self.custody() else { return 0 };
         custody.records.drain(flushed_by).await;
         let left = || self.groups_behind().map(|group| custody.records.stats(group.name()).pending).sum::<u64>();
+        let view = self.view();
+        if !view.members().iter().any(|member| member.takes_keys() && member.name != *self.name()) {
+            return left();
+        }
         // Who takes the slots says when it has all of them.
         drop(timeout_at(until, self.until_records(|| left() == 0)).await);
         left()

@@ -1,9 +1,13 @@
 //! What goes wrong without each of the rules of write-behind: the same story, told with the rule and without it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::LocalBoxFuture;
-use tokio::time::{Instant, sleep, timeout};
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     Group, GroupConfig, Member, Members, Node, NodeConfig, PeerService, Ring, Value,
@@ -27,6 +31,8 @@ struct World {
     groups: Vec<Group>,
     /// Owner, stand-in and the third of the key.
     parts: [usize; 3],
+    /// What the nodes do by themselves.
+    tasks: Mutex<HashMap<usize, JoinSet<()>>>,
 }
 
 fn members(places: &[usize]) -> Members {
@@ -59,11 +65,17 @@ impl World {
         let of =
             |name: Option<Arc<str>>| nodes.iter().position(|node| Some(node.name()) == name.as_ref()).expect("one");
         let (owner, stand_in) = (of(place.owner), of(place.stand_in));
-        let world = Self { network, table, disks, nodes, groups, parts: [owner, stand_in, 3 - owner - stand_in] };
+        let world = Self {
+            network,
+            table,
+            disks,
+            nodes,
+            groups,
+            parts: [owner, stand_in, 3 - owner - stand_in],
+            tasks: Mutex::default(),
+        };
         for place in there.iter().map(|part| world.parts[*part]) {
             world.come(place);
-            tokio::spawn(world.nodes[place].clone().claim_slots());
-            tokio::spawn(world.nodes[place].clone().keep_records());
         }
         world
     }
@@ -72,6 +84,10 @@ impl World {
         let node = &self.nodes[place];
         let service: Arc<dyn PeerService> = node.service(Protocol::Grpc);
         self.network.add(node.name().clone(), service);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(node.clone().claim_slots());
+        tasks.spawn(node.clone().keep_records());
+        self.tasks.lock().insert(place, tasks);
     }
 
     /// The same disks and origin, in a later run of those of the parts that are there.
@@ -90,6 +106,7 @@ impl World {
 
     fn kill(&self, part: usize) {
         self.network.remove(self.nodes[self.parts[part]].name());
+        self.tasks.lock().remove(&self.parts[part]);
     }
 
     async fn put(&self, part: usize, value: &'static str) {

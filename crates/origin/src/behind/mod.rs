@@ -7,8 +7,10 @@ use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::
 
 use futures_util::future::{BoxFuture, join_all};
 use larder_core::{
-    Clock, Error, Group, Store, Version,
+    Change, Clock, Error, Group, Store, Version,
     behind::{Appended, Holder, Mark, Place, Record, RecordId, RecordStats, Records, Settlement},
+    group::WriteOptions,
+    peer::WriteOp,
     placement::SlotSet,
     version::Reading,
 };
@@ -110,16 +112,30 @@ impl Behind {
         self.drain(Instant::now() + within).await
     }
 
-    /// Makes a dead letter of `group` a write again, as if it were written now, and flushes it.
+    /// Writes a dead letter of `group` again, as if it were written now, by whoever owns its key; then it is a dead letter no more.
     ///
     /// # Errors
     ///
-    /// As for [`Journal::retry_dead_letter`].
-    pub async fn retry_dead_letter(&self, id: u64, group: &Group) -> Result<(), JournalError> {
-        let version = group.node().standing().next_version();
-        let record = self.0.journal.retry_dead_letter(id, version).await?;
-        Records::recorded(self, &record.id);
-        Ok(())
+    /// [`ErrorKind::Invalid`](larder_core::ErrorKind::Invalid) if there is no such dead letter, or its key was written since as far as this
+    /// node knows: that write would be undone. Else as for [`Group::write`]: it stays a dead letter.
+    pub async fn retry_dead_letter(&self, id: u64, group: &Group, timeout: Duration) -> Result<(), Error> {
+        let journal = &self.0.journal;
+        let letter = journal.dead_letter(id).await?.filter(|letter| letter.record.id.place.group == *group.name());
+        let missing = || JournalError::invalid(format!("there is no dead letter {id} of group {:?}", group.name()));
+        let Record { id: RecordId { place, version }, change, ttl, .. } = letter.ok_or_else(missing)?.record;
+        let mark = journal.mark(place.clone()).await?.map(|mark| mark.version);
+        if mark.max(journal.newest_version(&place)).is_some_and(|newest| newest > version) {
+            let what =
+                format!("{place} was written again since dead letter {id}: to retry it would undo that; drop it");
+            return Err(JournalError::invalid(what).into());
+        }
+        let op = match change {
+            Change::Put(value) => WriteOp::Put { value, ttl },
+            Change::Delete => WriteOp::Delete,
+        };
+        let options = WriteOptions { timeout, ..WriteOptions::default() };
+        group.write(place.key.as_bytes(), op, options).await?;
+        Ok(journal.drop_dead_letter(id).await?)
     }
 
     /// Ends it: what is under way at origins comes to its end, everything else stays in the journal, and the journal is closed.

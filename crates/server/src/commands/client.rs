@@ -158,7 +158,17 @@ impl NodeClient {
     ///
     /// As for [`ask`](Self::ask), and if something else comes.
     pub(super) async fn ask_json(&self, path: &str) -> Result<serde_json::Value, Failure> {
-        let response = self.ask(Method::GET, path, Bytes::new()).await?;
+        self.ask_for_json(Method::GET, path, Bytes::new()).await
+    }
+
+    /// As [`ask_json`](Self::ask_json), with an order.
+    pub(super) async fn ask_for_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<serde_json::Value, Failure> {
+        let response = self.ask(method, path, body).await?;
         serde_json::from_slice(&whole(response).await?)
             .map_err(|error| Failure::failed(format!("{} does not answer as a Larder node does: {error}", self.node)))
     }

@@ -23,6 +23,7 @@ pub mod rm;
 pub mod serve;
 pub mod set;
 pub mod status;
+pub mod takeover;
 
 pub use client::NodeUrl;
 

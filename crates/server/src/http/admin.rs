@@ -62,6 +62,11 @@ impl Admin {
     async fn carry_out(&self, route: AdminRoute, query: Option<&str>) -> Result<Response, Problem> {
         let letters = DeadLetters { node: &self.api.node, journal: self.operations.journal.as_ref() };
         match route {
+            AdminRoute::Takeover => {
+                let takeover = self.api.node.take_over_records();
+                let without: Vec<&str> = takeover.without.iter().map(|name| &**name).collect();
+                Ok(json(&json!({ "slots": takeover.slots, "without": without, "told": takeover.to_string() })))
+            }
             AdminRoute::DeadLetters => letters.list(query).await,
             AdminRoute::DeadLetter(id) => letters.show(id).await,
             AdminRoute::DropDeadLetter(id) => letters.drop(id).await,

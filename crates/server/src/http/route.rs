@@ -105,9 +105,16 @@ const RETRY: Row = Row {
             knows of a later write of the key.",
 };
 
+const TAKEOVER: Row = Row {
+    path: "/v1/takeover",
+    methods: "POST",
+    about: "Has the node answer for slots that wait for members which may have acknowledged writes and don't come back: \
+            `{\"slots\":5461,\"without\":[\"c\"],\"told\":\"…\"}`. What only those had is given up.",
+};
+
 /// The paths for operators.
-pub(super) const ADMIN_ROWS: [&Row; 8] =
-    [&HEALTH, &READY, &METRICS, &DRAIN, &RELOAD, &DEAD_LETTERS, &DEAD_LETTER, &RETRY];
+pub(super) const ADMIN_ROWS: [&Row; 9] =
+    [&HEALTH, &READY, &METRICS, &DRAIN, &RELOAD, &DEAD_LETTERS, &DEAD_LETTER, &RETRY, &TAKEOVER];
 
 /// A group and a key as they stand in a path, still encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,6 +155,7 @@ pub(super) enum AdminRoute {
     DeadLetter(u64),
     DropDeadLetter(u64),
     RetryDeadLetter(u64),
+    Takeover,
 }
 
 /// What `method` of `uri` asks for.
@@ -195,6 +203,7 @@ pub(super) fn admin(method: &Method, path: &str) -> Result<AdminRoute, Problem> 
         "/metrics" => read(method, &METRICS).map(|()| AdminRoute::Metrics),
         "/v1/drain" => post(method, &DRAIN).map(|()| AdminRoute::Drain),
         "/v1/reload" => post(method, &RELOAD).map(|()| AdminRoute::Reload),
+        "/v1/takeover" => post(method, &TAKEOVER).map(|()| AdminRoute::Takeover),
         "/v1/dead-letters" => read(method, &DEAD_LETTERS).map(|()| AdminRoute::DeadLetters),
         _ => match path.strip_prefix("/v1/dead-letters/") {
             Some(rest) => dead_letter(method, rest),

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     ops::{Index, IndexMut},
+    path::Path,
 };
 
 use futures_util::future::join_all;
@@ -72,6 +73,12 @@ impl Cluster {
         Self::with_lists(over, &vec![list; len], groups).await
     }
 
+    /// So many nodes, each of which keeps what must survive in a folder of its own below `data`.
+    pub(crate) async fn with_data(over: Over, len: usize, groups: &str, data: &Path) -> Self {
+        let list = &"abcdefgh"[..len];
+        Self::made(over, &vec![list; len], groups, Some(data), &[]).await
+    }
+
     /// A node for each list, which names the members that it knows, in their order.
     pub(crate) async fn with_lists(over: Over, lists: &[&str], groups: &str) -> Self {
         Self::with_flags(over, lists, groups, &[]).await
@@ -79,6 +86,10 @@ impl Cluster {
 
     /// The same, with these flags at the first start.
     pub(crate) async fn with_flags(over: Over, lists: &[&str], groups: &str, flags: &[&str]) -> Self {
+        Self::made(over, lists, groups, None, flags).await
+    }
+
+    async fn made(over: Over, lists: &[&str], groups: &str, data: Option<&Path>, flags: &[&str]) -> Self {
         let ports: Vec<Port> = lists.iter().map(|_| Port::take()).collect();
         let config = |(index, list): (usize, &&str)| {
             let (name, address, members) = (name(index), ports[index].address(), members(&ports, list));
@@ -86,8 +97,9 @@ impl Cluster {
                 Over::Grpc => format!("listen = \"127.0.0.1:0\"\npeer = \"{address}\""),
                 Over::Http => format!("listen = \"{address}\"\npeer = \"127.0.0.1:0\"\ntransport = \"http\""),
             };
+            let data = data.map(|data| format!("data_dir = {:?}\n", data.join(name.to_string()))).unwrap_or_default();
             format!(
-                "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{listeners}\n\
+                "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{data}{listeners}\n\
                  [cluster]\ndiscovery = \"static\"\n{members}\n{groups}"
             )
         };
@@ -99,6 +111,11 @@ impl Cluster {
     /// Starts a node again that was killed: the same name, the same place, and nothing in it.
     pub(crate) async fn restart(&mut self, index: usize) {
         self.nodes[index] = Daemon::start(&self.configs[index]).await;
+    }
+
+    /// The same, and doesn't wait until it is ready: others may have to be there for that.
+    pub(crate) async fn restart_unready(&mut self, index: usize) {
+        self.nodes[index] = Daemon::start_unready(&self.configs[index]).await;
     }
 
     /// Puts another list into a node's configuration, which it reads when it is told to.

@@ -6,6 +6,8 @@
 #[expect(dead_code, reason = "the fuzzing test needs less of it than the tests of the listener")]
 mod answer;
 mod behind;
+mod behind_cluster;
+mod behind_torture;
 mod bench;
 #[path = "../http/broken.rs"]
 mod broken;
