@@ -1,6 +1,6 @@
 //! `larder lock`: runs a command while a lock is held.
 //!
-//! The lock is held as programs hold theirs, by a guard; what keeps it is a node, over HTTP ([`by_http`]). Who loses it has little
+//! The lock is held as programs hold theirs, by a guard; what keeps it is a node, over HTTP (`by_http.rs`). Who loses it has little
 //! time: the command has to have ended before another can have the lock. So it is given up a while before the ttl can have run out.
 
 mod by_http;
