@@ -154,7 +154,7 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
         Outcome::Raised(raised) => Ok(SlotReply::Raised { known: Reading::from_bits(raised.known) }),
         Outcome::Marks(marks) => Ok(SlotReply::Marks { marks: parse_marks(&marks)? }),
         Outcome::LockAcquired(_) | Outcome::LockRenewed(_) | Outcome::LockReleased(_) => {
-            locks::parse_outcome(outcome).map(SlotReply::Lock)
+            locks::parse_outcome(&outcome).map(SlotReply::Lock)
         }
         _ => Err(wrong("it is not about slots")),
     }
