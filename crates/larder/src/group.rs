@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 use larder_core::{
-    Answer, Error, ErrorKind, GroupConfig, Loader, Store, Value, group::TIMEOUT_DEFAULT, peer::Condition, store::Policy,
+    Answer, Error, ErrorKind, GroupConfig, Loader, Store, Value,
+    group::{LoadLock, TIMEOUT_DEFAULT},
+    peer::Condition,
+    store::Policy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -217,6 +220,12 @@ impl<'a> GroupBuilder<'a> {
     /// In a cluster every node opens the group in the same way.
     pub fn write_behind(mut self, store: impl Store, delay: Duration) -> Self {
         self.writes = Some(Writes::Behind(Arc::new(store), delay));
+        self
+    }
+
+    /// Whether loads are made under a lock: one load of a key in the whole cluster, also while nodes disagree on who owns it.
+    pub fn load_lock(mut self, load_lock: LoadLock) -> Self {
+        self.config.load_lock = load_lock;
         self
     }
 

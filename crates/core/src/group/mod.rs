@@ -20,6 +20,7 @@ mod inherited;
 mod leases;
 mod limit;
 mod load;
+mod load_lock;
 mod marks;
 mod origin;
 mod proven;
@@ -38,7 +39,10 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, Outcome};
 pub use config::{Consistency, GroupConfig, HOT_LEASE_MAX};
+pub use load_lock::LoadLock;
+pub(crate) use load_lock::note as load_lock_note;
 pub use marks::MARKS_AT_ONCE_MAX;
+pub(crate) use write::Writes;
 pub use write::{INVALIDATE_MANY_MAX, WriteOptions};
 
 use self::{
@@ -48,6 +52,7 @@ use self::{
     inherited::Inherited,
     leases::Leases,
     load::{Led, Role},
+    load_lock::LoadLocks,
     origin::Origin,
     remembered::Memory,
     settings::Settings,
@@ -84,16 +89,6 @@ const ROUTE_TRIES_MAX: usize = 4;
 #[derive(Clone)]
 pub struct Group(Arc<Inner>);
 
-/// Where a group's writes go.
-pub(crate) enum Writes {
-    /// Nowhere beyond the cache.
-    None,
-    /// To the origin, before they are acknowledged.
-    Through(Arc<dyn crate::Store>),
-    /// To disks, and from there to the origin.
-    Behind(Arc<dyn Records>),
-}
-
 struct Inner {
     name: Arc<str>,
     is_strong: bool,
@@ -116,6 +111,7 @@ struct Inner {
     inherited: Inherited,
     unsettled: Unsettled,
     memory: Memory,
+    load_locks: LoadLocks,
     /// Whether the marks of the members that there were at its start are known.
     knows_marks: AtomicBool,
 }
@@ -178,6 +174,7 @@ impl Group {
             inherited: Inherited::default(),
             unsettled: Unsettled::default(),
             memory: Memory::default(),
+            load_locks: LoadLocks::default(),
             knows_marks: AtomicBool::new(false),
         }))
     }

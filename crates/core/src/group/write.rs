@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Group, TIMEOUT_DEFAULT, TIMEOUT_MAX, unreachable};
 use crate::{
-    Error, ErrorKind, Key, Value, Version,
+    Error, ErrorKind, Key, Store, Value, Version,
+    behind::Records,
     peer::{Condition, IDEMPOTENCY_KEY_LEN_MAX, PeerError, PeerWrite, WriteOp},
     placement::Slot,
     stats::Protocol,
@@ -25,6 +26,16 @@ pub const INVALIDATE_MANY_MAX: usize = 1_000;
 
 /// How many of them are invalidated at once.
 const INVALIDATED_AT_ONCE_MAX: usize = 256;
+
+/// Where a group's writes go.
+pub(crate) enum Writes {
+    /// Nowhere beyond the cache.
+    None,
+    /// To the origin, before they are acknowledged.
+    Through(Arc<dyn Store>),
+    /// To disks, and from there to the origin.
+    Behind(Arc<dyn Records>),
+}
 
 /// How a write is to be done.
 ///

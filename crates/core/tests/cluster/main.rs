@@ -6,6 +6,7 @@ mod behind;
 mod failures;
 mod handoff;
 mod leases;
+mod load_lock;
 mod locks;
 mod marks;
 mod one_load;

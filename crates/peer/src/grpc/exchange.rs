@@ -275,24 +275,8 @@ impl Exchange {
                 let op = WriteOp::Invalidate { ends_guard: invalidate.ends_guard };
                 self.write(id, write(key, op, Condition::Always));
             }
-            // Answered above.
-            Op::Ping(_)
-            | Op::Claim(_)
-            | Op::Push(_)
-            | Op::Confirm(_)
-            | Op::Recall(_)
-            | Op::Revoke(_)
-            | Op::Clock(_)
-            | Op::Raise(_)
-            | Op::Marks(_)
-            | Op::KeepRecords(_)
-            | Op::KeepPiece(_)
-            | Op::TellRecords(_)
-            | Op::TellPiece(_)
-            | Op::ForgetRecords(_)
-            | Op::AcquireLock(_)
-            | Op::RenewLock(_)
-            | Op::ReleaseLock(_) => {}
+            // All others were answered above.
+            _ => self.refuse(id, ErrorKind::Invalid, "this node does not know what to do with the operation"),
         }
         Ok(())
     }

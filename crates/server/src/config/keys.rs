@@ -322,6 +322,7 @@ impl GroupConfig {
             value_len_max: self.max_value,
             origin_concurrency: self.origin_concurrency,
             origin_budget: self.origin_budget,
+            load_lock: larder_core::group::LoadLock::Off,
         }
     }
 }
