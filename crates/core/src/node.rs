@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -12,8 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Clock, Error, ErrorKind, Loader, Member, Members, Membership, Moment, PeerService, Standing, Store, Transport,
-    Version,
+    Clock, Error, ErrorKind, Loader, Locks, Member, Members, Membership, Moment, PeerService, Standing, Store,
+    Transport, Version,
     authority::Authority,
     claim::{Attendance, Contact, Phase, Tenure},
     group::{Group, GroupConfig},
@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod acquaintance;
+mod locks;
 
 /// The most groups of one node.
 pub const GROUPS_MAX: usize = 1024;
@@ -97,6 +98,10 @@ struct Inner {
     departed: Mutex<Vec<(Moment, Arc<Peer>)>>,
     /// The locks that it keeps.
     keeper: Keeper,
+    /// What loads take their locks by.
+    load_locks: OnceLock<Locks>,
+    /// Links to nodes that are no members, by their addresses.
+    strangers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
     /// When it last heard of another member.
     contact: Arc<Contact>,
     /// What it can prove.
@@ -171,6 +176,8 @@ impl Node {
             tenure,
             departed: Mutex::default(),
             keeper,
+            load_locks: OnceLock::new(),
+            strangers: Mutex::default(),
             authority: Authority::default(),
             contact,
             waking: tokio::sync::Mutex::default(),
@@ -474,11 +481,6 @@ impl Node {
 
     pub(crate) fn authority(&self) -> &Authority {
         &self.0.authority
-    }
-
-    /// The locks that it keeps as their owner.
-    pub(crate) fn keeper(&self) -> &Keeper {
-        &self.0.keeper
     }
 
     pub(crate) fn contact(&self) -> &Contact {

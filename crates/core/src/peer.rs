@@ -31,6 +31,8 @@ pub enum AskedAs {
     /// As the owner before, from whom the asker claimed the key's slot under this term: for what it holds, without a load
     /// (rule H1).
     Before(Version),
+    /// As another node that may have loaded the key under another view: for what it holds, without a load.
+    Another,
 }
 
 /// A question for a key's value.

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 use larder_core::{
-    Answer, Error, ErrorKind, GroupConfig, Loader, Store, Value, group::TIMEOUT_DEFAULT, peer::Condition, store::Policy,
+    Answer, Error, ErrorKind, GroupConfig, Loader, Store, Value,
+    group::{LoadLock, TIMEOUT_DEFAULT},
+    peer::Condition,
+    store::Policy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -201,6 +204,12 @@ impl<'a> GroupBuilder<'a> {
     /// ```
     pub fn write_through(mut self, store: impl Store) -> Self {
         self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Whether loads are made under a lock: one load of a key in the whole cluster, also while nodes disagree on who owns it.
+    pub fn load_lock(mut self, load_lock: LoadLock) -> Self {
+        self.config.load_lock = load_lock;
         self
     }
 

@@ -231,6 +231,7 @@ impl NodeBuilder {
                 Arc::new(ClusterLocks::new(core.clone(), draw))
             }
         };
+        core.lock_loads_with(service.clone());
         let locks = Locks::at(core.name().clone(), service, clock);
         let mut tasks = JoinSet::new();
         tasks.spawn(core.clone().follow(membership));

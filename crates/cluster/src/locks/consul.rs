@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use larder_core::{
@@ -345,7 +346,7 @@ impl Sessions {
             return Err(Failure::Away("Consul's indexes are greater than fences may be".to_owned()));
         }
         let token = LockToken::new(session).map_err(|error| Failure::Away(error.message().to_owned()))?;
-        Ok(Some(Grant { token, fence: index, hold }))
+        Ok(Some(Grant { token, fence: index, hold, note_before: Bytes::new() }))
     }
 
     /// Renews a session, and sees that it has the key; `None`: it hasn't.

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder_core::{
     Clock, Error, LockService,
@@ -227,7 +228,7 @@ impl Queues {
         let fence = fence.ok_or_else(|| Status::internal("etcd's revisions are greater than fences may be"))?;
         let token = format!("{:x}.{fence:x}", lease.cast_unsigned());
         let token = LockToken::new(token).map_err(|error| Status::internal(error.message()))?;
-        Ok(Taken::Granted(Grant { token, fence, hold }))
+        Ok(Taken::Granted(Grant { token, fence, hold, note_before: Bytes::new() }))
     }
 
     /// Waits until nobody is before this place. A look or a watch that fails is made again as long as patience lasts: etcd elects

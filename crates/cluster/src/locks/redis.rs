@@ -58,19 +58,23 @@ const PLACE_RENEWALS: u32 = 3;
 /// How often a subscription is asked whether it still stands; one that doesn't costs waiters the rest of a ttl.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// For how long a note to the next holder is kept: what it tells of has changed by then.
+const NOTE_TIME: Duration = Duration::from_secs(60);
+
 /// How people call it in messages.
 const REDIS: &str = "Redis";
 
-/// Takes a lock. `KEYS`: the lock, the counter of fences, the queue by arrival, its places by their ends; `ARGV`: what the token begins
-/// with, the ttl, how long a place lasts (0: none is wanted), all times in milliseconds. It answers 1 and the fence, or 0 and how long
-/// nothing changes if nobody does anything. It may be asked again after an answer that was lost.
+/// Takes a lock. `KEYS`: the lock, the counter of fences, the queue by arrival, its places by their ends, the note for the next holder;
+/// `ARGV`: what the token begins with, the ttl, how long a place lasts (0: none is wanted), the note and how long it is kept, all times in
+/// milliseconds. It answers 1, the fence and the note of the holder before, or 0 and how long nothing changes if nobody does anything. It may
+/// be asked again after an answer that was lost; the note is lost with it.
 const TAKE: &str = "\
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token = redis.call('GET', KEYS[1])
 if token and string.sub(token, 1, #ARGV[1]) == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return {1, string.sub(token, #ARGV[1] + 1)}
+  return {1, string.sub(token, #ARGV[1] + 1), ''}
 end
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now)) do
   redis.call('ZREM', KEYS[3], gone)
@@ -90,7 +94,7 @@ if left ~= -2 then
     redis.call('PEXPIRE', KEYS[3], ARGV[3])
     redis.call('PEXPIRE', KEYS[4], ARGV[3])
   end
-  return {0, string.format('%.0f', left)}
+  return {0, string.format('%.0f', left), ''}
 end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
@@ -102,7 +106,11 @@ end
 fence = string.format('%.0f', fence)
 redis.call('SET', KEYS[2], fence)
 redis.call('SET', KEYS[1], ARGV[1] .. fence, 'PX', ARGV[2], 'NX')
-return {1, fence}";
+local note = redis.call('GET', KEYS[5]) or ''
+if ARGV[4] ~= '' then
+  redis.call('SET', KEYS[5], ARGV[4], 'PX', ARGV[5])
+end
+return {1, fence, note}";
 
 /// Has a lock last longer. `KEYS`: the lock; `ARGV`: the token, the ttl.
 const RENEW: &str = "\
@@ -321,19 +329,26 @@ impl Keys {
 
     async fn take_at_once(&self, start: &str, request: &LockRequest) -> Result<Taken, Error> {
         let (name, ttl) = (request.name(), request.ttl());
-        let keys = [&self.key("lock", name), &self.fence_key(), &self.key("queue", name), &self.key("places", name)];
+        let note_key = self.key("note", name);
+        let keys = [
+            &self.key("lock", name),
+            &self.fence_key(),
+            &self.key("queue", name),
+            &self.key("places", name),
+            &note_key,
+        ];
         let mut command = script(TAKE, &keys.map(Vec::as_slice));
         let place_time = if request.wait().is_zero() { Duration::ZERO } else { PLACE_TIME };
-        command.arg(start).arg(millis(ttl)).arg(millis(place_time));
+        command.arg(start).arg(millis(ttl)).arg(millis(place_time)).arg(&request.note()[..]).arg(millis(NOTE_TIME));
         let sent = self.clock.now();
-        let (is_granted, number): (bool, i64) = self.ask(&command).await?;
+        let (is_granted, number, note_before): (bool, i64, Vec<u8>) = self.ask(&command).await?;
         if !is_granted {
             // A key without an end is not Larder's.
             return Ok(Taken::Busy(u64::try_from(number).map_or(PLACE_TIME, Duration::from_millis)));
         }
         let fence = u64::try_from(number).unwrap_or_default();
         let token = LockToken::new(format!("{start}{fence}"))?;
-        Ok(Taken::Granted(Grant { token, fence, hold: Hold { sent, ttl } }))
+        Ok(Taken::Granted(Grant { token, fence, hold: Hold { sent, ttl }, note_before: note_before.into() }))
     }
 
     /// Asks, within the time that a request may take.

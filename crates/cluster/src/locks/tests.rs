@@ -406,6 +406,24 @@ mod by_redis {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_next_holder_is_told_what_the_one_before_had_to_say() {
+        if !needs("redis") {
+            return;
+        }
+        let server = RedisServer::start();
+        let locks = server.locks();
+        drop(had(&locks, "warm").await);
+        for (said, heard) in [("", ""), ("b\n10.0.0.2:5274", ""), ("", "b\n10.0.0.2:5274"), ("c", "b\n10.0.0.2:5274")] {
+            let guard = locks.lock("a").note(said).acquire().await.unwrap();
+            assert_eq!(guard.note_before(), heard);
+            guard.release().await.unwrap();
+        }
+        let guard = locks.lock("a").acquire().await.unwrap();
+        assert_eq!(guard.note_before(), "c");
+        assert_eq!(locks.lock("b").acquire().await.unwrap().note_before(), "");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn who_waits_does_not_ask_again_and_again() {
         if !needs("redis") {
             return;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::load_lock::LoadLock;
 use crate::{Error, ErrorKind, store::Policy};
 
 /// The longest lease on a copy: what a cluster that lost touch with an owner may serve is never older than this.
@@ -68,6 +69,8 @@ pub struct GroupConfig {
     pub origin_concurrency: usize,
     /// The same for the whole cluster, divided among its members; 0: no such limit.
     pub origin_budget: usize,
+    /// Whether loads are made under a lock. With one, keys are loaded each by itself.
+    pub load_lock: LoadLock,
 }
 
 impl Default for GroupConfig {
@@ -88,6 +91,7 @@ impl Default for GroupConfig {
             value_len_max: 8 << 20,
             origin_concurrency: 64,
             origin_budget: 0,
+            load_lock: LoadLock::Off,
         }
     }
 }

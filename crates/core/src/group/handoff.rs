@@ -51,12 +51,12 @@ pub(super) enum Peeked {
 
 /// An entry that comes from who had its slot before.
 pub(super) struct Handed {
-    value: Option<Value>,
-    meta: PeerMeta,
+    pub(super) value: Option<Value>,
+    pub(super) meta: PeerMeta,
     /// From when what is left of its ttl counts.
-    told: Moment,
+    pub(super) told: Moment,
     /// Under which the slot came.
-    term: Version,
+    pub(super) term: Version,
 }
 
 impl Group {
@@ -220,7 +220,7 @@ impl Group {
     }
 
     /// Stores an entry, unless a later one is there. Whoever calls holds the key in the table of loads.
-    fn install(&self, key: &Key, slot: Slot, handed: &Handed) -> bool {
+    pub(super) fn install(&self, key: &Key, slot: Slot, handed: &Handed) -> bool {
         let Handed { value, meta: PeerMeta { version, age, ttl_left }, told, .. } = handed;
         let fresh_until = ttl_left.map_or(Moment::NEVER, |left| *told + left);
         let window = if value.is_some() { self.0.settings.get().stale_window() } else { Duration::ZERO };

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    Boarded, Fetched, Group, Landing, boarded,
+    Boarded, Fetched, Group, Landing, LoadLock, boarded,
     handoff::{Handed, Peeked},
     origin::Brought,
     proven::no_authority,
@@ -47,6 +47,8 @@ enum Brings {
     Landing(Landing),
     /// What the node that had the slot before held.
     Handed(Handed),
+    /// What another node that may load the key had loaded.
+    Found(Handed),
     /// What the origin said.
     Loaded(Start, Result<Brought, Error>),
 }
@@ -83,10 +85,14 @@ impl Group {
         }
     }
 
-    /// A flight's work: clearance, the slot's claim, a second look, the node that had the slot before, the origin, the landing.
+    /// A flight's work: clearance, the slot's claim, a second look, the node that had the slot before, the load's lock, the origin, the
+    /// landing.
     /// `older` is the load start of the value that this load is to renew, if it is to renew one that is still fresh.
     async fn load(self, led: Led, role: Role, older: Option<Reading>) {
         let Led { leader, key, slot } = led;
+        let began = self.now();
+        // Let go after the landing, so that who has it next finds what landed.
+        let mut lock = None;
         let work = async {
             if role == Role::Owner {
                 let latest = leader.deadline().unwrap_or_else(Instant::now);
@@ -116,6 +122,22 @@ impl Group {
             if !self.has_origin() {
                 return Brings::Landing(Landing::Fetched(self.nothing_fetched()));
             }
+            match self.lock_load(&key).await {
+                Ok(None) => {}
+                Ok(Some(locked)) => {
+                    let locked = lock.insert(locked);
+                    // Whoever had it before may have brought the value here, or elsewhere.
+                    if let Some(landing) = self.ready(&key, slot, role, older) {
+                        return Brings::Landing(landing);
+                    }
+                    if older.is_none()
+                        && let Some(found) = self.peek_others(&key, slot, locked, began).await
+                    {
+                        return Brings::Found(found);
+                    }
+                }
+                Err(error) => return Brings::Landing(self.failed(error)),
+            }
             let start = self.start();
             Brings::Loaded(start, self.ask_origin(&key).await)
         };
@@ -125,6 +147,12 @@ impl Group {
             Some(Brings::Handed(handed)) => {
                 leader.land(|attached| {
                     let landing = Landing::Fetched(self.landing_handed(&key, slot, handed, attached));
+                    self.proven_landing(slot, role, landing)
+                });
+            }
+            Some(Brings::Found(found)) => {
+                leader.land(|attached| {
+                    let landing = self.landing_found(&key, slot, role, found, attached);
                     self.proven_landing(slot, role, landing)
                 });
             }
@@ -178,7 +206,8 @@ impl Group {
         let mut ready = Vec::with_capacity(batch.len());
         for led in batch {
             // One that has to wait for clearance, or to look elsewhere first, would hold up all others: it goes on its own.
-            let is_settled = self.0.node.is_settled_at(led.slot) && self.is_proven(led.slot);
+            let is_locked = self.0.settings.get().load_lock != LoadLock::Off;
+            let is_settled = self.0.node.is_settled_at(led.slot) && self.is_proven(led.slot) && !is_locked;
             if !is_settled || led.leader.cleared().now_or_never().is_none() {
                 tokio::spawn(self.clone().load(led, Role::Owner, None));
             } else if let Some(landing) = self.ready(&led.key, led.slot, Role::Owner, None) {

@@ -19,6 +19,7 @@ mod inherited;
 mod leases;
 mod limit;
 mod load;
+mod load_lock;
 mod marks;
 mod origin;
 mod proven;
@@ -37,6 +38,8 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, Outcome};
 pub use config::{Consistency, GroupConfig, HOT_LEASE_MAX};
+pub use load_lock::LoadLock;
+pub(crate) use load_lock::note as load_lock_note;
 pub use marks::MARKS_AT_ONCE_MAX;
 pub use write::{INVALIDATE_MANY_MAX, WriteOptions};
 
@@ -47,6 +50,7 @@ use self::{
     inherited::Inherited,
     leases::Leases,
     load::{Led, Role},
+    load_lock::LoadLocks,
     origin::Origin,
     remembered::Memory,
     settings::Settings,
@@ -102,6 +106,7 @@ struct Inner {
     inherited: Inherited,
     unsettled: Unsettled,
     memory: Memory,
+    load_locks: LoadLocks,
     /// Whether the marks of the members that there were at its start are known.
     knows_marks: AtomicBool,
 }
@@ -158,6 +163,7 @@ impl Group {
             inherited: Inherited::default(),
             unsettled: Unsettled::default(),
             memory: Memory::default(),
+            load_locks: LoadLocks::default(),
             knows_marks: AtomicBool::new(false),
         }))
     }

@@ -119,6 +119,9 @@ impl Group {
         if let AskedAs::Before(term) = question.asked_as {
             return Reply::Now(Ok(self.held_before(key, slot, term)));
         }
+        if question.asked_as == AskedAs::Another {
+            return Reply::Now(Ok(PeerAnswer::NotHeld));
+        }
         let first = match self.part(&question, slot, over) {
             Part::Redirects(members) => return Reply::Now(Ok(self.not_owner(members, slot, key))),
             Part::Loads(_) if self.has_all(slot) => return Reply::Now(Ok(self.nothing_for_peer())),

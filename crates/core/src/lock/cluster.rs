@@ -9,6 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -159,7 +160,8 @@ impl ClusterLocks {
                 } else {
                     self.extend(&name, &token).await?.ok_or_else(ran_out)?
                 };
-                Ok(Acquired::Granted(Grant { token, fence, hold }))
+                // Nodes of one view need no notes.
+                Ok(Acquired::Granted(Grant { token, fence, hold, note_before: Bytes::new() }))
             }
             _ => Err(wrong_kind()),
         }

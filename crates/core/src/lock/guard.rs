@@ -76,7 +76,7 @@ impl Locks {
 
     /// The lock of this name, to be [acquired](Acquire::acquire).
     pub fn lock(&self, name: impl Into<Bytes>) -> Acquire<'_> {
-        Acquire { locks: self, name: name.into(), ttl: DEFAULT_TTL, wait: DEFAULT_WAIT }
+        Acquire { locks: self, name: name.into(), ttl: DEFAULT_TTL, wait: DEFAULT_WAIT, note: Bytes::new() }
     }
 
     /// The service, for those who hold locks without guards. What is asked of it counts as well.
@@ -128,6 +128,7 @@ pub struct Acquire<'a> {
     name: Bytes,
     ttl: Duration,
     wait: Duration,
+    note: Bytes,
 }
 
 impl Acquire<'_> {
@@ -140,6 +141,11 @@ impl Acquire<'_> {
     /// How long it is waited for while another has it: up to 60 s, 5 s unless set; zero: not at all.
     pub fn wait(self, wait: Duration) -> Self {
         Self { wait, ..self }
+    }
+
+    /// What the next holder is to be told, where the service passes that on.
+    pub fn note(self, note: impl Into<Bytes>) -> Self {
+        Self { note: note.into(), ..self }
     }
 
     /// Takes the lock. Where this is dropped before it has ended, the lock is nobody's.
@@ -161,7 +167,7 @@ impl Acquire<'_> {
     ///
     /// As [`acquire`](Self::acquire), except for what is `None` here.
     pub async fn try_acquire(self) -> Result<Option<LockGuard>, Error> {
-        let request = LockRequest::new(LockName::new(self.name)?, self.ttl, self.wait)?;
+        let request = LockRequest::new(LockName::new(self.name)?, self.ttl, self.wait)?.with_note(self.note);
         self.locks.take(request).await
     }
 }
@@ -186,6 +192,7 @@ impl Acquire<'_> {
 pub struct LockGuard {
     held: Arc<Held>,
     fence: u64,
+    note_before: Bytes,
     /// Dropped, it has the keeper free the lock.
     end: oneshot::Sender<()>,
     keeper: JoinHandle<Result<bool, Error>>,
@@ -201,13 +208,13 @@ struct Held {
 
 impl LockGuard {
     fn new(locks: &Locks, name: LockName, grant: Grant) -> Self {
-        let Grant { token, fence, hold } = grant;
+        let Grant { token, fence, hold, note_before } = grant;
         let until = watch::Sender::new(Some(hold.until()));
         let standing = Arc::new(Standing { until, clock: locks.clock.clone() });
         let held = Arc::new(Held { name, token, service: locks.service.clone(), standing });
         let (end, ended) = oneshot::channel();
         let keeper = tokio::spawn(held.clone().keep(hold.sent, hold.ttl, ended));
-        Self { held, fence, end, keeper }
+        Self { held, fence, note_before, end, keeper }
     }
 
     /// The lock's name.
@@ -221,6 +228,12 @@ impl LockGuard {
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// What the holder before had to say to this one; empty: nothing, or nobody passed it on.
+    #[must_use]
+    pub fn note_before(&self) -> &Bytes {
+        &self.note_before
     }
 
     /// What other processes can renew and free the lock with.

@@ -339,11 +339,8 @@ impl Node {
         }
         for lock in held {
             let slot = slot_of(&lock.name);
-            if slots.contains(slot)
-                && let Some(until) = kept.table.take(slot, lock, now)
-            {
-                // Two nodes had granted it. Whoever is not renewed any more may rely on it until then.
-                self.tenure().keep_quiet(slot, until);
+            if slots.contains(slot) {
+                kept.table.take(slot, lock, now);
             }
         }
     }
@@ -366,7 +363,9 @@ impl Drop for Place<'_> {
         if self.is_over {
             return;
         }
-        if !kept.table.leave(&self.name, ticket, &mut told) && matches!(*self.waits.borrow(), Waits::Granted(_)) {
+        if !kept.table.leave(&self.name, ticket, self.node.clock().now(), &mut told)
+            && matches!(*self.waits.borrow(), Waits::Granted(_))
+        {
             let (slot, tick) = (slot_of(&self.name), self.node.tick());
             let gate = self.node.lock_gate(slot, &self.name, tick.now);
             kept.table.take_back(&self.name, ticket, gate, tick, &mut told);

@@ -169,6 +169,7 @@ pub struct LockRequest {
     name: LockName,
     ttl: Duration,
     wait: Duration,
+    note: Bytes,
 }
 
 impl LockRequest {
@@ -184,7 +185,13 @@ impl LockRequest {
         if wait > LOCK_WAIT_MAX {
             return Err(invalid(format!("a lock is not waited for {} ms: 60 s is the most", wait.as_millis())));
         }
-        Ok(Self { name, ttl, wait })
+        Ok(Self { name, ttl, wait, note: Bytes::new() })
+    }
+
+    /// The same, with a word for the holder after this one: [`Grant::note_before`], where the service keeps such.
+    #[must_use]
+    pub fn with_note(self, note: Bytes) -> Self {
+        Self { note, ..self }
     }
 
     /// What is to be locked.
@@ -203,6 +210,12 @@ impl LockRequest {
     #[must_use]
     pub fn wait(&self) -> Duration {
         self.wait
+    }
+
+    /// What the next holder is to be told; empty: nothing.
+    #[must_use]
+    pub fn note(&self) -> &Bytes {
+        &self.note
     }
 }
 
@@ -240,6 +253,9 @@ pub struct Grant {
     pub fence: u64,
     /// How long it is surely held.
     pub hold: Hold,
+    /// What the holder before had to say to this one ([`LockRequest::with_note`]). Empty: nothing, or the service does not pass it on, or
+    /// not for so long.
+    pub note_before: Bytes,
 }
 
 /// What became of a request for a lock.

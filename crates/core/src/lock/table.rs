@@ -157,10 +157,24 @@ struct Waiter {
 struct Lock {
     slot: Slot,
     holder: Option<Holder>,
+    /// Until then one may rely on it who does not hold it any more: another node had granted it too.
+    free_from: Moment,
     queue: VecDeque<Waiter>,
 }
 
 impl Lock {
+    fn new(slot: Slot) -> Self {
+        Self { slot, holder: None, free_from: Moment::default(), queue: VecDeque::new() }
+    }
+
+    fn is_free(&self, now: Moment) -> bool {
+        self.holder.is_none() && self.free_from <= now
+    }
+
+    fn is_idle(&self, now: Moment) -> bool {
+        self.is_free(now) && self.queue.is_empty()
+    }
+
     fn expire(&mut self, now: Moment) {
         self.holder.take_if(|holder| holder.end <= now);
     }
@@ -217,7 +231,7 @@ impl LockTable {
             }
         }
         let lock = self.locks.get(&want.name);
-        let is_held = lock.is_some_and(|lock| lock.holder.is_some());
+        let is_held = lock.is_some_and(|lock| !lock.is_free(now));
         let is_waited_for = lock.is_some_and(|lock| !lock.queue.is_empty());
         if lock.is_none() && self.locks.len() >= LOCKS_MAX {
             return Took::Full;
@@ -238,7 +252,7 @@ impl LockTable {
         self.waiters_len += 1;
         let Want { name, slot, token, ttl, deadline, from } = want;
         let waiter = Waiter { ticket: self.tickets, token, ttl, deadline, from };
-        let lock = self.locks.entry(name).or_insert_with(|| Lock { slot, holder: None, queue: VecDeque::new() });
+        let lock = self.locks.entry(name).or_insert_with(|| Lock::new(slot));
         lock.queue.push_back(waiter);
         Took::Waits(self.tickets)
     }
@@ -247,7 +261,7 @@ impl LockTable {
         let Want { name, slot, token, ttl, from, .. } = want;
         let Some(fence) = self.fences.next(slot, tick.clock_ms) else { return Took::Spent };
         let holder = Some(Holder { token, fence, ttl, end: tick.now + ttl, from, ticket: None });
-        let lock = self.locks.entry(name).or_insert_with(|| Lock { slot, holder: None, queue: VecDeque::new() });
+        let lock = self.locks.entry(name).or_insert_with(|| Lock::new(slot));
         lock.holder = holder;
         Took::Granted { fence, ttl }
     }
@@ -258,7 +272,7 @@ impl LockTable {
         let Some(lock) = self.locks.get_mut(name) else { return };
         lock.expire(now);
         let first = lock.first();
-        if lock.holder.is_none() && gate == Gate::Open {
+        if lock.is_free(now) && gate == Gate::Open {
             // Who has waited long enough finds that out itself, and must not be given what it doesn't expect any more.
             if let Some(index) = lock.queue.iter().position(|waiter| now < waiter.deadline)
                 && let Some(fence) = self.fences.next(lock.slot, clock_ms)
@@ -272,7 +286,7 @@ impl LockTable {
         if lock.first() != first {
             told.extend(lock.first().map(Told::First));
         }
-        if lock.holder.is_none() && lock.queue.is_empty() {
+        if lock.is_idle(now) {
             self.locks.remove(name);
         }
     }
@@ -285,22 +299,21 @@ impl LockTable {
         if index > 0 {
             return Some(deadline);
         }
-        let free = lock.holder.as_ref().map(|holder| holder.end);
-        Some(match (free, gate) {
-            (Some(free), Gate::Quiet(until)) => free.max(until).min(deadline),
-            (Some(free), _) => free.min(deadline),
-            (None, Gate::Quiet(until)) => until.min(deadline),
-            (None, _) => deadline,
-        })
+        let held_until = lock.holder.as_ref().map_or(Moment::default(), |holder| holder.end);
+        let quiet_until = if let Gate::Quiet(until) = gate { until } else { Moment::default() };
+        let free = held_until.max(lock.free_from).max(quiet_until);
+        // One that was free has been granted, or can't be, and nobody knows when it can.
+        Some(if free == Moment::default() { deadline } else { free.min(deadline) })
     }
 
     /// Whether anybody has a lock.
     pub(crate) fn is_held(&self, name: &LockName, now: Moment) -> bool {
-        self.locks.get(name).and_then(|lock| lock.holder.as_ref()).is_some_and(|holder| now < holder.end)
+        let is_held = |lock: &Lock| now < lock.free_from || lock.holder.as_ref().is_some_and(|holder| now < holder.end);
+        self.locks.get(name).is_some_and(is_held)
     }
 
     /// One does not wait any more. Whether it did.
-    pub(crate) fn leave(&mut self, name: &LockName, ticket: Ticket, told: &mut Vec<Told>) -> bool {
+    pub(crate) fn leave(&mut self, name: &LockName, ticket: Ticket, now: Moment, told: &mut Vec<Told>) -> bool {
         let Some(lock) = self.locks.get_mut(name) else { return false };
         let Some(index) = lock.queue.iter().position(|waiter| waiter.ticket == ticket) else { return false };
         lock.queue.remove(index);
@@ -308,7 +321,7 @@ impl LockTable {
         if index == 0 {
             told.extend(lock.first().map(Told::First));
         }
-        if lock.holder.is_none() && lock.queue.is_empty() {
+        if lock.is_idle(now) {
             self.locks.remove(name);
         }
         true
@@ -397,7 +410,7 @@ impl LockTable {
     }
 
     /// The locks of some slots that are held: at most `len_max` of them, of `room` bytes. The slots of those that there is no room
-    /// for, and until when the last of them is held, are told.
+    /// for, or of which that does not say all, and until when the last of them may be held, are told.
     pub(crate) fn carry(
         &self,
         slots: &SlotSet,
@@ -407,6 +420,10 @@ impl LockTable {
     ) -> (Vec<CarriedLock>, SlotSet, Moment) {
         let (mut carried, mut left_out, mut last_end) = (Vec::new(), SlotSet::default(), now);
         for (name, lock) in self.locks.iter().filter(|(_, lock)| slots.contains(lock.slot)) {
+            if now < lock.free_from {
+                left_out.insert(lock.slot);
+                last_end = last_end.max(lock.free_from);
+            }
             let Some(Holder { token, fence, ttl, end, from, .. }) =
                 lock.holder.as_ref().filter(|holder| now < holder.end)
             else {
@@ -425,22 +442,22 @@ impl LockTable {
         (carried, left_out, last_end)
     }
 
-    /// Takes a lock that came with its slot. Where this node granted it as well, the later grant counts; until when the other may be
-    /// relied on is told.
-    pub(crate) fn take(&mut self, slot: Slot, carried: &CarriedLock, now: Moment) -> Option<Moment> {
+    /// Takes a lock that came with its slot. Where this node granted it as well, the later grant counts, and nobody else gets the lock
+    /// before the other can't be relied on any more.
+    pub(crate) fn take(&mut self, slot: Slot, carried: &CarriedLock, now: Moment) {
         let CarriedLock { name, token, fence, ttl, left, holder } = carried.clone();
         self.fences.observe(fence);
         let theirs = Holder { token, fence, ttl, end: now + left, from: holder, ticket: None };
-        let lock = self.locks.entry(name).or_insert_with(|| Lock { slot, holder: None, queue: VecDeque::new() });
+        let lock = self.locks.entry(name).or_insert_with(|| Lock::new(slot));
         lock.expire(now);
-        let (later, earlier) = match lock.holder.take() {
-            None => (theirs, None),
-            Some(ours) if ours.token == theirs.token => (Holder { end: ours.end.max(theirs.end), ..ours }, None),
-            Some(ours) if ours.fence > theirs.fence => (ours, Some(theirs.end)),
-            Some(ours) => (theirs, Some(ours.end)),
+        let (later, earlier_end) = match lock.holder.take() {
+            None => (theirs, now),
+            Some(ours) if ours.token == theirs.token => (Holder { end: ours.end.max(theirs.end), ..ours }, now),
+            Some(ours) if ours.fence > theirs.fence => (ours, theirs.end),
+            Some(ours) => (theirs, ours.end),
         };
+        lock.free_from = lock.free_from.max(earlier_end);
         lock.holder = Some(later);
-        earlier
     }
 
     /// What is held, by name.
@@ -464,7 +481,7 @@ impl LockTable {
         self.swept = now;
         self.locks.retain(|_, lock| {
             lock.expire(now);
-            lock.holder.is_some() || !lock.queue.is_empty()
+            !lock.is_idle(now)
         });
         self.sweep_len = 2 * self.locks.len();
     }

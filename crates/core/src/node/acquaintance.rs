@@ -17,6 +17,9 @@ const DEPARTED_FOR: Duration = Duration::from_secs(60);
 /// The most of them. The links of those who left first go first.
 const DEPARTED_MAX: usize = 256;
 
+/// The most links to nodes that are no members: lists that somebody writes differ in a few.
+const STRANGERS_MAX: usize = 64;
+
 /// How long who took this node's marks may take to become a member of its view: as long as the slowest membership takes to tell of one.
 const MARK_TAKER_WAIT: Duration = Duration::from_secs(10);
 
@@ -60,6 +63,26 @@ impl Node {
         let mut takers = self.0.mark_takers.lock();
         takers.retain(|name, taken| now.since(*taken) < MARK_TAKER_WAIT && view.peer(name).is_none());
         takers.keys().next().cloned()
+    }
+
+    /// The link to a node that says that it is there, member or not.
+    pub(crate) fn reach_at(&self, name: &str, address: &str) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peek_view().peer(name).filter(|peer| *peer.member().address == *address) {
+            return Some(peer.clone());
+        }
+        let mut strangers = self.0.strangers.lock();
+        if let Some(known) = strangers.get(address) {
+            return Some(known.clone());
+        }
+        let (member, config) = (Member::new(name, address), &self.0.config);
+        let client = config.transport.link(&member).ok()?;
+        let seed = self.chance(|chance| chance.u64(..));
+        let peer = Arc::new(Peer::new(member, client, config.clock.clone(), self.0.contact.clone(), seed));
+        if strangers.len() >= STRANGERS_MAX {
+            strangers.clear();
+        }
+        strangers.insert(address.into(), peer.clone());
+        Some(peer)
     }
 
     /// Takes down whom a change of the view took away, for [`DEPARTED_FOR`].

@@ -136,6 +136,20 @@ labelled! {
 }
 
 labelled! {
+    /// What became of loads that were to be made under a lock.
+    LoadLocks of Counter, LoadLockResult {
+        /// It was had.
+        Taken = "taken",
+        /// It was had, and another node had loaded the value meanwhile.
+        Found = "found",
+        /// It was not had, and the load was made all the same.
+        Bypassed = "bypassed",
+        /// It was not had, and the load was not made.
+        Refused = "refused",
+    }
+}
+
+labelled! {
     /// How it ended that somebody wanted a lock.
     LockAcquisitions of Counter, LockResult {
         /// It was had.
@@ -243,6 +257,8 @@ pub struct GroupStats {
     pub origin_load_many: OriginStats,
     /// Writes to the origin.
     pub origin_write: OriginStats,
+    /// Loads that were to be made under a lock.
+    pub load_locks: LoadLocks,
     /// Leases that were granted to other nodes, on copies of what this node owns.
     pub leases: Counter,
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
@@ -66,6 +67,7 @@ struct Lock {
     holder: Option<Holder>,
     /// Tickets of who waits, the first first.
     queue: VecDeque<u64>,
+    note: Bytes,
 }
 
 struct Holder {
@@ -183,8 +185,12 @@ impl Shared {
         let token = LockToken::new(format!("fake-{fence}")).expect("it is a token");
         let hold = Hold { sent: now, ttl: request.ttl() };
         lock.holder = Some(Holder { token: token.clone(), ttl: hold.ttl, until: now + hold.ttl });
+        let note_before = lock.note.clone();
+        if !request.note().is_empty() {
+            lock.note = request.note().clone();
+        }
         inner.fence = fence;
-        Ok(Grant { token, fence, hold })
+        Ok(Grant { token, fence, hold, note_before })
     }
 }
 

@@ -295,6 +295,20 @@ async fn both_sides_of_a_cut_grant_after_a_while_and_what_they_gave_can_be_told_
         let [one, other] = [one, other].map(|grant| grant.unwrap().unwrap().fence);
         assert!(one != other && one / 4_096 == other / 4_096, "{one} {other}");
     }
+    // They meet again: the later holder keeps it, and the other hears that it doesn't.
+    for node in &locks.cluster.nodes {
+        locks.cluster.network.add(node.name().clone(), node.service(Protocol::Grpc));
+    }
+    locks.see(&[0, 1], &[0, 1]);
+    sleep(Duration::from_secs(2)).await;
+    settle(&locks.cluster).await;
+    assert!(!locks.renew(0, &name, &first).await.unwrap());
+    assert!(locks.renew(1, &name, &second).await.unwrap());
+    assert!(locks.release(1, &name, &second).await.unwrap());
+    // Who lost it may believe in it until its ttl is over.
+    assert_eq!(locks.acquire(0, &name, 10, 0).await.unwrap(), None);
+    let third = locks.acquire(0, &name, 10, 60).await.unwrap().unwrap();
+    assert!(third.fence > second.fence);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 mod failures;
 mod handoff;
 mod leases;
+mod load_lock;
 mod locks;
 mod marks;
 mod one_load;

@@ -58,6 +58,7 @@ pub(super) fn get(part: AskedAs, value_len_max: usize) -> proto::Get {
         AskedAs::StandIn => (proto::AskedAs::StandIn, None),
         AskedAs::OwnerByStandIn => (proto::AskedAs::OwnerByStandIn, None),
         AskedAs::Before(term) => (proto::AskedAs::Before, Some(version(term))),
+        AskedAs::Another => (proto::AskedAs::Another, None),
     };
     proto::Get { asked_as: asked_as.into(), value_len_max: value_len_max as u64, term }
 }
@@ -69,6 +70,7 @@ pub(super) fn parse_asked_as(get: &proto::Get) -> Option<AskedAs> {
         proto::AskedAs::StandIn => AskedAs::StandIn,
         proto::AskedAs::OwnerByStandIn => AskedAs::OwnerByStandIn,
         proto::AskedAs::Before => AskedAs::Before(parse_version(get.term?)),
+        proto::AskedAs::Another => AskedAs::Another,
     })
 }
 

@@ -60,7 +60,7 @@ pub(super) fn outcome(reply: LockReply) -> Outcome {
 
 /// What another node answers.
 pub(super) fn parse_outcome(outcome: &Outcome) -> Result<LockReply, Error> {
-    match *outcome {
+    match outcome {
         Outcome::LockAcquired(proto::LockAcquired { granted }) => {
             let granted = granted.map(|proto::GrantedLock { fence, ttl_ms }| {
                 Ok::<_, Error>(Granted { fence: parse_fence(fence)?, ttl: parse_ttl(ttl_ms)? })
@@ -70,7 +70,7 @@ pub(super) fn parse_outcome(outcome: &Outcome) -> Result<LockReply, Error> {
         Outcome::LockRenewed(proto::LockRenewed { ttl_ms }) => {
             Ok(LockReply::Renewed(ttl_ms.map(parse_ttl).transpose()?))
         }
-        Outcome::LockReleased(proto::LockReleased { was_held }) => Ok(LockReply::Released(was_held)),
+        Outcome::LockReleased(proto::LockReleased { was_held }) => Ok(LockReply::Released(*was_held)),
         _ => Err(wrong("it is not about a lock")),
     }
 }

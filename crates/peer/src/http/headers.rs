@@ -110,7 +110,7 @@ pub(super) fn asked_as(part: AskedAs) -> Option<HeaderValue> {
         AskedAs::Owner => "owner",
         AskedAs::StandIn => "stand-in",
         AskedAs::OwnerByStandIn => "owner-by-stand-in",
-        AskedAs::Before(_) => return None,
+        AskedAs::Before(_) | AskedAs::Another => return None,
     }))
 }
 

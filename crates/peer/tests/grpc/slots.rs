@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use larder_core::{
     Error, Member, Members, Membership, NodeConfig, PeerService, Ring, Version,
     claim::{Carried, ClaimAnswer, PUSH_ENTRIES_MAX, PUSH_VALUE_LEN_MAX, SlotCall, SlotReply, SlotRequest, SlotsClaim},
+    lock::CarriedLocks,
     peer::{PeerAnswer, PeerError, PeerQuestion, PeerWrite},
     placement::{Slot, SlotSet},
     testing::{
@@ -137,6 +138,33 @@ async fn what_is_said_against_the_rules_is_refused_and_nothing_else() {
         assert!(is_right, "case {number}: {:?}", answers[0]);
         assert!(matches!(answers[1], Outcome::Found(_)), "case {number}");
     }
+    let acquire = || proto::AcquireLock { token: "t".into(), ttl_ms: 100, wait_ms: 60_000 };
+    let renew = |token: &str| Op::RenewLock(proto::RenewLock { token: token.into() });
+    let release = |token: &str| Op::ReleaseLock(proto::ReleaseLock { token: token.into() });
+    let longest = "t".repeat(128);
+    let of_locks = [
+        (1, Op::AcquireLock(acquire()), false),
+        (1_024, Op::AcquireLock(proto::AcquireLock { ttl_ms: 60_000, token: longest.clone(), ..acquire() }), false),
+        (1, renew("t"), false),
+        (1, release(&longest), false),
+        (0, Op::AcquireLock(acquire()), true),
+        (1_025, renew("t"), true),
+        (1, Op::AcquireLock(proto::AcquireLock { ttl_ms: 0, ..acquire() }), true),
+        (1, Op::AcquireLock(proto::AcquireLock { ttl_ms: u64::MAX, ..acquire() }), true),
+        (1, Op::AcquireLock(proto::AcquireLock { wait_ms: 60_001, ..acquire() }), true),
+        (1, Op::AcquireLock(proto::AcquireLock { token: String::new(), ..acquire() }), true),
+        (1, renew("a b"), true),
+        (1, release(&format!("{longest}t")), true),
+    ];
+    for (number, (name_len, op, is_refused)) in of_locks.into_iter().enumerate() {
+        let of_lock = Request { key: vec![0xff; name_len].into(), ..request(1, op) };
+        raw.send(&frame(vec![of_lock, get(2)]).encode_to_vec());
+        let answers = answers(&mut raw, 2).await;
+        let is_failed =
+            matches!(&answers[0], Outcome::Failed(failed) if ["bad-request", "too-large"].contains(&&*failed.slug));
+        assert_eq!(is_failed, is_refused, "case {number}: {:?}", answers[0]);
+        assert!(matches!(answers[1], Outcome::Found(_)), "case {number}");
+    }
     let unnamed = Request { group: 1, ..request(1, push(vec![entry()])) };
     raw.send(&frame(vec![unnamed, get(2)]).encode_to_vec());
     assert!(matches!(&answers(&mut raw, 2).await[0], Outcome::Failed(failed) if failed.slug == "bad-request"));
@@ -196,6 +224,18 @@ fn says(answers: Vec<proto::ClaimAnswer>) -> Outcome {
     })
 }
 
+fn lock() -> proto::CarriedLock {
+    let (name, token, holder) = ("a".into(), "t".into(), "n".into());
+    proto::CarriedLock { name, token, fence: 1, ttl_ms: 10_000, left_ms: 60_000, holder }
+}
+
+/// An answer to a claim with which these locks go.
+fn with_locks(held: Vec<proto::CarriedLock>) -> Outcome {
+    let locks = proto::CarriedLocks { held, ..proto::CarriedLocks::default() };
+    let carried = proto::Carried { locks: Some(locks.encode_to_vec().into()), ..proto::Carried::default() };
+    Outcome::Claimed(proto::Claimed { carried: carried.encode_to_vec().into(), ..proto::Claimed::default() })
+}
+
 fn claim_answer(says: Says) -> proto::ClaimAnswer {
     proto::ClaimAnswer { slots: slots(), says: Some(says) }
 }
@@ -209,6 +249,15 @@ async fn an_answer_that_can_not_be_one_is_an_error_of_its_request_alone() {
         says(vec![released(), elsewhere("", Some(proto::GivenUp::default()))]),
         says(vec![elsewhere("c", None)]),
         says(vec![proto::ClaimAnswer::default(); 10_000]),
+        with_locks(vec![proto::CarriedLock { fence: 0, ..lock() }]),
+        with_locks(vec![proto::CarriedLock { fence: 1 << 53, ..lock() }]),
+        with_locks(vec![proto::CarriedLock { left_ms: 60_001, ..lock() }]),
+        with_locks(vec![proto::CarriedLock { name: Bytes::new(), ..lock() }]),
+        with_locks(vec![lock(), proto::CarriedLock { token: "a b".into(), ..lock() }]),
+        with_locks(vec![lock(); 4_097]),
+        with_locks(vec![proto::CarriedLock::default(); 100_000]),
+        Outcome::LockAcquired(proto::LockAcquired::default()),
+        Outcome::LockReleased(proto::LockReleased { was_held: true }),
         Outcome::Claimed(proto::Claimed { answers: "no message".into(), ..proto::Claimed::default() }),
         Outcome::Pushed(proto::Pushed::default()),
         Outcome::Confirmed(proto::Confirmed {}),
@@ -220,6 +269,18 @@ async fn an_answer_that_can_not_be_one_is_an_error_of_its_request_alone() {
         let reply = claimed(outcome.clone()).await;
         assert!(matches!(reply, Err(PeerError::Unreachable { sent: true, .. })), "{reply:?} to {outcome:?}");
     }
+}
+
+/// Who does not say a word of locks is older, and does not know of them.
+#[tokio::test]
+async fn what_an_older_node_does_not_say_of_locks_is_not_taken_for_none() {
+    let of = |reply| match reply {
+        Ok(SlotReply::Claimed(_, carried)) => carried.locks,
+        reply => panic!("{reply:?}"),
+    };
+    assert_eq!(of(claimed(says(Vec::new())).await), None);
+    assert_eq!(of(claimed(with_locks(Vec::new())).await), Some(CarriedLocks::default()));
+    assert_eq!(of(claimed(with_locks(vec![lock(); 4_096])).await).map(|locks| locks.held.len()), Some(4_096));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::DnsName};
 use larder_core::{
     GROUPS_MAX, Ring,
-    group::{Consistency, HOT_LEASE_MAX},
+    group::{Consistency, HOT_LEASE_MAX, LoadLock},
     lock::LOCK_TTL_MAX,
     membership::MEMBERS_MAX,
     store::Policy,
@@ -260,14 +260,15 @@ section! {
         origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64"), live;
         /// The same for the whole cluster, divided among its nodes; 0 is no such limit.
         origin_budget: usize = Whole { min: 0_usize, max: 1_000_000 }, Default("0"), live;
+        /// Whether each load is made under the key's lock, so that nodes that disagree on the members load a key once: `"on"` loads all the same while whoever
+        /// keeps the locks is away, `"strict"` answers 503 then.
+        load_lock: LoadLock = Choice(&[Works("off", LoadLock::Off), Works("on", LoadLock::On), Works("strict", LoadLock::Strict)]), Default("off");
         /// Where values come from.
         origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
     }
     later {
         /// Write-behind: how long changes to a key are gathered.
         write_delay;
-        /// A cluster lock around each load.
-        load_lock: "off", ["on", "strict"];
     }
 }
 
@@ -301,6 +302,7 @@ impl GroupConfig {
             value_len_max: self.max_value,
             origin_concurrency: self.origin_concurrency,
             origin_budget: self.origin_budget,
+            load_lock: self.load_lock,
         }
     }
 }

@@ -166,6 +166,14 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "[cluster]\nlocks = 'consul'\nconsul_session_ttl_min = '2m'",
             "line 3: cluster.consul_session_ttl_min: expected a duration such as \"250ms\" or \"5m\", at least 1ms, at most 1m, but found \"2m\"",
         ),
+        (
+            "[groups.a]\nload_lock = 'on'",
+            "line 2: groups.a.load_lock: a lock around loads needs an origin to load from: set groups.NAME.origin too",
+        ),
+        (
+            "[node]\nname = 'a'\ntransport = 'http'\n[cluster]\ndiscovery = 'static'\nmembers = ['a=x:1']\n[groups.a]\nload_lock = 'strict'\n[groups.a.origin]\nkind = 'directory'\npath = 'x'",
+            "line 8: groups.a.load_lock: a lock around loads needs somebody who keeps locks: nodes that speak HTTP don't, so set cluster.locks to \"etcd\", \"consul\" or \"redis\"",
+        ),
         // What does not work yet.
         ("[node]\ndata_dir = 'x'", "line 2: node.data_dir: this key does not work yet: remove it"),
         (
@@ -173,8 +181,8 @@ fn every_mistake_is_named_with_its_key_and_line() {
             "line 2: groups.a.consistency: \"strong\" needs cluster.discovery = \"etcd\" or \"consul\": nothing else proves who owns a key\nline 4: groups.b.write: \"through\" needs an origin to write to: set groups.NAME.origin too",
         ),
         (
-            "[groups.a]\nwrite = 'behind'\nload_lock = 'on'\nwrite_delay = '1s'",
-            "line 2: groups.a.write: \"behind\" does not work yet: use \"none\" or \"through\"\nline 3: groups.a.load_lock: \"on\" does not work yet: use \"off\"\nline 4: groups.a.write_delay: this key does not work yet: remove it",
+            "[groups.a]\nwrite = 'behind'\nwrite_delay = '1s'",
+            "line 2: groups.a.write: \"behind\" does not work yet: use \"none\" or \"through\"\nline 3: groups.a.write_delay: this key does not work yet: remove it",
         ),
         (
             "[groups.a]\nwrite = 'sideways'",
@@ -182,7 +190,7 @@ fn every_mistake_is_named_with_its_key_and_line() {
         ),
         (
             "[groups.a]\nload_lock = false",
-            "line 2: groups.a.load_lock: expected \"off\", the only value that works yet, but found false",
+            "line 2: groups.a.load_lock: expected \"off\", \"on\" or \"strict\", but found false",
         ),
         (
             "[groups.a.origin]\nkind = 'object'\nurl = 'x'",
@@ -461,7 +469,7 @@ fn locks_are_kept_by_whom_the_configuration_names() {
 
 #[test]
 fn a_key_of_later_work_may_be_set_to_what_holds_without_it() {
-    let group = "[groups.a]\nconsistency = 'eventual'\nwrite = 'none'\nload_lock = 'off'";
+    let group = "[groups.a]\nconsistency = 'eventual'\nwrite = 'none'";
     assert!(Config::parse(group, &[]).is_ok());
     assert!(Config::parse("", &set(&["groups.a.write=none"])).is_ok());
 }

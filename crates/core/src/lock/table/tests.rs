@@ -129,8 +129,8 @@ fn who_goes_away_is_passed_over_and_takes_nothing_along() {
     let mut bench = Bench::default();
     bench.acquire(want("x", 0), 0);
     let [y, z] = ["y", "z"].map(|by| ticket(bench.acquire(want(by, 60), 1)));
-    assert!(bench.table.leave(&named("a"), y, &mut bench.told) && bench.told == [Told::First(z)]);
-    assert!(!bench.table.leave(&named("a"), y, &mut bench.told));
+    assert!(bench.table.leave(&named("a"), y, at(1), &mut bench.told) && bench.told == [Told::First(z)]);
+    assert!(!bench.table.leave(&named("a"), y, at(1), &mut bench.told));
     bench.release("x", 2);
     assert_eq!(bench.granted(), [z]);
     // It went away before it heard.
@@ -189,7 +189,7 @@ fn what_goes_along_goes_on_with_holder_fence_and_end() {
     let slots: SlotSet = [slot()].into_iter().collect();
     let (carried, left_out, _) = bench.table.carry(&slots, at(12), 10, &mut 1_000);
     assert!(left_out.is_empty() && carried.len() == 1, "{carried:?}");
-    assert_eq!(next.table.take(slot(), &carried[0], at(12)), None);
+    next.table.take(slot(), &carried[0], at(12));
     assert_eq!(next.acquire(want("z", 12), 12), Took::Held);
     assert_eq!(next.renew("y", 12), Holds::Yes);
     let waits = ticket(next.acquire(want("z", 60), 13));
@@ -216,16 +216,25 @@ fn what_there_is_no_room_for_is_told() {
 }
 
 #[test]
-fn of_two_grants_the_later_counts_and_the_others_end_is_told() {
+fn of_two_grants_the_later_counts_and_nobody_else_has_it_before_the_others_end() {
     let (mut one, mut other) = (Bench::default(), Bench::default());
     let earlier = fence(one.acquire(want("x", 0), 0));
     other.table.fences().observe(earlier);
     let later = fence(other.acquire(want("y", 0), 4));
     let slots: SlotSet = [slot()].into_iter().collect();
     let (of_other, ..) = other.table.carry(&slots, at(5), 10, &mut 1_000);
-    assert_eq!(one.table.take(slot(), &of_other[0], at(5)), Some(at(10)));
+    one.table.take(slot(), &of_other[0], at(5));
     assert_eq!((one.renew("x", 5), one.renew("y", 5)), (Holds::No, Holds::Yes));
     assert_eq!(one.table.held(at(5))[0].fence, later);
+    one.release("y", 6);
+    assert_eq!(one.acquire(want("z", 6), 6), Took::Held);
+    let (held, quiet, until) = one.table.carry(&slots, at(6), 10, &mut 1_000);
+    assert!(held.is_empty() && quiet == slots && until == at(10));
+    let waits = ticket(one.acquire(want("z", 60), 6));
+    assert_eq!(one.table.looks_at(&named("a"), waits, Gate::Open), Some(at(10)));
+    one.granted();
+    one.step(10);
+    assert_eq!(one.granted(), [waits]);
 }
 
 #[test]

@@ -109,11 +109,11 @@ impl ByHttp {
         let Granted { token, fence, ttl_ms } = parse(&body)?;
         let (token, hold) = (LockToken::new(token)?, self.hold(sent, ttl_ms));
         if SystemClock.now() < hold.sent + hold.ttl / 3 {
-            return Ok(Acquired::Granted(Grant { token, fence, hold }));
+            return Ok(Acquired::Granted(Grant { token, fence, hold, note_before: Bytes::new() }));
         }
         // When the ttl began is not known of a lock that was waited for. Of a renewal it is.
         match self.renew(request.name(), &token).await {
-            Ok(Some(hold)) => Ok(Acquired::Granted(Grant { token, fence, hold })),
+            Ok(Some(hold)) => Ok(Acquired::Granted(Grant { token, fence, hold, note_before: Bytes::new() })),
             Ok(None) => Ok(Acquired::Held),
             Err(error) => {
                 // Where this fails, the ttl frees it.
