@@ -1,14 +1,13 @@
 //! The keys: what a configuration may say, in one place.
 //!
-//! Each comment here is also the key's meaning in `docs/configuration.md`. A key or a word of later work is refused until
-//! it works; making it work is moving it out of `later`.
+//! Each comment here is also the key's meaning in `docs/configuration.md`.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use larder::cluster::{ETCD_ENDPOINTS_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, dns::DnsName};
 use larder_core::{
     GROUPS_MAX, Ring,
-    group::{Consistency, HOT_LEASE_MAX},
+    group::{Consistency, HOT_LEASE_MAX, LoadLock},
     lock::LOCK_TTL_MAX,
     membership::MEMBERS_MAX,
     store::Policy,
@@ -18,7 +17,7 @@ use super::{
     difference::Differences,
     kind::{Choice, Flag, Fraction, List, Listener, Named, Nested, Size, Span, Whole, Works},
     origin::{FilePath, OriginConfig, OriginTable, RedisUrl, Secret, SecretText},
-    section::{Absent, Default, Key, Presence, Reader, Section, Status, section},
+    section::{Absent, Default, Key, Presence, Reader, Section, section},
     shapes::{self, DnsNameText, GossipKey, GossipKeyText, MemberConfig, MemberEntry},
 };
 
@@ -58,7 +57,6 @@ section! {
             len_max: GROUPS_MAX,
         }, Default("{}");
     }
-    later {}
 }
 
 /// Whether what is put and deleted goes to the origin, and when.
@@ -110,7 +108,6 @@ section! {
         /// How many threads do the work; 0 is one for each core.
         workers: usize = Whole { min: 0_usize, max: 1024 }, Default("0");
     }
-    later {}
 }
 
 /// How the members of the cluster are found.
@@ -210,7 +207,6 @@ section! {
         /// Who owns what: `"slots"` is Larder's own placement, `"groupcache"` is golang/groupcache's ring, for clusters with Go peers.
         ring: Ring = Choice(&[Works("slots", Ring::Slots), Works("groupcache", Ring::Groupcache)]), Default("slots");
     }
-    later {}
 }
 
 section! {
@@ -219,7 +215,6 @@ section! {
         /// Whether listeners may stand beyond loopback without TLS and tokens. Whoever reaches them can read, write and stop the node.
         insecure: bool = Flag, Default("false");
     }
-    later {}
 }
 
 section! {
@@ -268,12 +263,11 @@ section! {
         origin_concurrency: usize = Whole { min: 1_usize, max: 65_536 }, Default("64"), live;
         /// The same for the whole cluster, divided among its nodes; 0 is no such limit.
         origin_budget: usize = Whole { min: 0_usize, max: 1_000_000 }, Default("0"), live;
+        /// Whether each load is made under the key's lock, so that nodes that disagree on the members load a key once: `"on"` loads all the same while whoever
+        /// keeps the locks is away, `"strict"` answers 503 then.
+        load_lock: LoadLock = Choice(&[Works("off", LoadLock::Off), Works("on", LoadLock::On), Works("strict", LoadLock::Strict)]), Default("off");
         /// Where values come from.
         origin: OriginConfig = OriginTable, Default("{ kind = \"none\" }");
-    }
-    later {
-        /// A cluster lock around each load.
-        load_lock: "off", ["on", "strict"];
     }
 }
 
@@ -322,7 +316,7 @@ impl GroupConfig {
             value_len_max: self.max_value,
             origin_concurrency: self.origin_concurrency,
             origin_budget: self.origin_budget,
-            load_lock: larder_core::group::LoadLock::Off,
+            load_lock: self.load_lock,
         }
     }
 }

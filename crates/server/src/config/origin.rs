@@ -7,7 +7,7 @@ use super::{
     document::{Entry, Override, Value},
     kind::{Choice, Describe, Flag, Kind, Named, Refusal, Scalar, SubTable, Text, Whole, Works},
     mistake::Mistakes,
-    section::{Absent, Default, Key, Presence, Reader, Required, Section, Status, section},
+    section::{Absent, Default, Key, Presence, Reader, Required, Section, section},
     shapes,
 };
 
@@ -81,7 +81,6 @@ section! {
         /// A PEM file with the certificates that an `https` origin is trusted by.
         ca_file: Option<PathBuf> = FilePath { expected: "the path of a PEM file" }, Absent("those that the system trusts");
     }
-    later {}
 }
 
 section! {
@@ -103,7 +102,6 @@ section! {
         /// The statement that deletes a value; with `$3` it fences too.
         delete: Option<String> = shapes::DELETE, Absent("no values are deleted");
     }
-    later {}
 }
 
 section! {
@@ -130,7 +128,6 @@ section! {
         /// A PEM file with the certificates that the server is trusted by.
         ca_file: Option<PathBuf> = FilePath { expected: "the path of a PEM file" }, Absent("those that the system trusts");
     }
-    later {}
 }
 
 section! {
@@ -139,7 +136,6 @@ section! {
         /// The folder.
         path: PathBuf = FilePath { expected: "the path of a folder" }, Required;
     }
-    later {}
 }
 
 section! {
@@ -161,7 +157,6 @@ section! {
         /// A PEM file with the certificates that the store is trusted by.
         ca_file: Option<PathBuf> = FilePath { expected: "the path of a PEM file" }, Absent("those that the system trusts");
     }
-    later {}
 }
 
 section! {
@@ -172,7 +167,6 @@ section! {
         /// What stands before each key there.
         prefix: String = shapes::LABEL, Default("\"\"");
     }
-    later {}
 }
 
 /// The table `origin` of a group.

@@ -5,7 +5,7 @@ use super::document::Value;
 use super::{
     keys::Config,
     kind::SubTable,
-    section::{Key, Section, Shown, Status},
+    section::{Key, Section, Shown},
 };
 
 const PROSE: &str = include_str!("reference.md");
@@ -36,7 +36,7 @@ pub fn reference() -> String {
 /// The path of a key that works, wherever it stands.
 pub(super) fn path_of_key(name: &str) -> Option<String> {
     tables().iter().find_map(|Table { path, table }| {
-        let found = table.keys.iter().any(|key| key.name == name && matches!(key.status, Status::Works { .. }));
+        let found = table.keys.iter().any(|key| key.name == name);
         let of_kind = table.variant.map_or(String::new(), |kind| format!(" (of kind = {kind:?})"));
         found.then(|| format!("{path}.{name}{of_kind}"))
     })
@@ -47,8 +47,8 @@ pub(super) fn path_of_key(name: &str) -> Option<String> {
 pub(super) fn defaults() -> Vec<(String, &'static str, String)> {
     let tables = tables().into_iter().filter(|table| table.table.variant.is_none());
     let keys = tables.flat_map(|table| table.table.keys.iter().map(move |key| (table.path.clone(), key)));
-    keys.filter_map(|(path, key)| match key.status {
-        Status::Works { shown: Shown::Default(text), .. } => Some((path, key.name, in_toml(text))),
+    keys.filter_map(|(path, key)| match key.shown {
+        Shown::Default(text) => Some((path, key.name, in_toml(text))),
         _ => None,
     })
     .collect()
@@ -63,8 +63,7 @@ fn tables() -> Vec<Table> {
 
 fn below(path: &str, keys: &'static [Key], tables: &mut Vec<Table>) {
     for key in keys {
-        let Status::Works { kind, .. } = key.status else { continue };
-        for table in kind.tables() {
+        for table in key.kind.tables() {
             let dot = if path.is_empty() { "" } else { "." };
             let path = format!("{path}{dot}{}{}", key.name, table.suffix);
             let keys = table.keys;
@@ -81,32 +80,15 @@ impl Table {
             *text += &format!("### `kind = \"{kind}\"`\n\n");
         }
         *text += &format!("{}\n", sentence(about));
-        let working = keys.iter().filter_map(|key| match &key.status {
-            Status::Works { kind, shown, live } if kind.tables().is_empty() => {
-                let meaning = sentence(key.meaning) + if *live { " *Live.*" } else { "" };
-                Some((key.name, shown.cell(), meaning, kind.expected()))
-            }
-            _ => None,
-        });
-        let mut rows = working.map(|(name, shown, meaning, expected)| {
-            format!("| `{name}` | {shown} | {} | {} |\n", cell(&meaning), cell(&expected))
+        let mut rows = keys.iter().filter(|key| key.kind.tables().is_empty()).map(|key| {
+            let meaning = sentence(key.meaning) + if key.live { " *Live.*" } else { "" };
+            let expected = key.kind.expected();
+            format!("| `{}` | {} | {} | {} |\n", key.name, key.shown.cell(), cell(&meaning), cell(&expected))
         });
         if let Some(first) = rows.next() {
             *text += "\n| key | default | meaning | expected |\n|---|---|---|---|\n";
             *text += &first;
             rows.for_each(|row| *text += &row);
-        }
-        let mut later = keys.iter().filter_map(|key| match key.status {
-            Status::Later { off, .. } => {
-                let off = off.map_or("none".to_owned(), |off| format!("`\"{off}\"`"));
-                Some(format!("| `{}` | {off} | {} |\n", key.name, cell(&sentence(key.meaning))))
-            }
-            Status::Works { .. } => None,
-        });
-        if let Some(first) = later.next() {
-            *text += "\nThese are named here and don't work yet:\n\n| key | accepted | meaning |\n|---|---|---|\n";
-            *text += &first;
-            later.for_each(|row| *text += &row);
         }
         text.push('\n');
     }

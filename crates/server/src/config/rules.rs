@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use larder_core::{Ring, group::Consistency};
+use larder_core::{
+    Ring,
+    group::{Consistency, LoadLock},
+};
 
 use super::{
     document::{Document, Value},
@@ -33,6 +36,7 @@ pub(super) fn check(config: &Config, document: &Document, misread: &Mistakes) ->
     rules.gossip();
     rules.registries();
     rules.locks();
+    rules.load_locks();
     rules.ring();
     rules.timeouts();
     rules.consistency();
@@ -271,7 +275,6 @@ impl Rules<'_> {
     }
 
     fn locks(&mut self) {
-        let Config { node, cluster, .. } = self.config;
         if !self.sound(&["cluster.locks", "cluster.redis", "cluster.discovery", "node.transport"]) {
             return;
         }
@@ -279,14 +282,31 @@ impl Rules<'_> {
         if is_set("cluster.redis") && !is_set("cluster.locks") {
             self.breaks("cluster.redis", "redis is only used with locks = \"redis\": set it too");
         }
-        let is_alone = cluster.discovery == Discovery::None;
-        if is_set("cluster.locks")
-            && cluster.locks == LockKeeper::Cluster
-            && node.transport == Transport::Http
-            && !is_alone
-        {
+        if is_set("cluster.locks") && self.keeps_no_locks() {
             let message = "\"cluster\" needs node.transport = \"grpc\": nodes that speak HTTP don't tell each other of locks; use \"etcd\", \"consul\" or \"redis\"";
             self.breaks("cluster.locks", message);
+        }
+    }
+
+    /// Whether the nodes are to keep locks and can't.
+    fn keeps_no_locks(&self) -> bool {
+        let Config { node, cluster, .. } = self.config;
+        let is_alone = cluster.discovery == Discovery::None;
+        cluster.locks == LockKeeper::Cluster && node.transport == Transport::Http && !is_alone
+    }
+
+    fn load_locks(&mut self) {
+        for (name, group) in &self.config.groups {
+            let (key, origin) = (format!("groups.{name}.load_lock"), format!("groups.{name}.origin"));
+            if group.load_lock == LoadLock::Off || !self.sound(&[&key, &origin, "cluster", "node.transport"]) {
+                continue;
+            }
+            if group.origin == OriginConfig::None {
+                self.breaks(&key, "a lock around loads needs an origin to load from: set groups.NAME.origin too");
+            } else if self.keeps_no_locks() {
+                let message = "a lock around loads needs somebody who keeps locks: nodes that speak HTTP don't, so set cluster.locks to \"etcd\", \"consul\" or \"redis\"";
+                self.breaks(&key, message);
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::{
     difference::Differences,
-    document::{Entry, Table, Value},
+    document::{Entry, Table},
     kind::{Describe, Kind},
     mistake::{Mistakes, Place, nearest},
     reference,
@@ -16,19 +16,10 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     /// The lines of its comment.
     pub(super) meaning: &'static [&'static str],
-    pub(super) status: Status,
-}
-
-/// Whether a key works.
-pub(super) enum Status {
-    Works {
-        kind: &'static dyn Describe,
-        shown: Shown,
-        /// Whether it may change while the node runs.
-        live: bool,
-    },
-    /// Refused, unless it is set to its `off` value; `others` are the values to come, if they are few.
-    Later { off: Option<&'static str>, others: &'static [&'static str] },
+    pub(super) kind: &'static dyn Describe,
+    pub(super) shown: Shown,
+    /// Whether it may change while the node runs.
+    pub(super) live: bool,
 }
 
 /// What holds when a key is absent, as the reference shows it.
@@ -126,7 +117,7 @@ impl<K: Kind> Presence<K> for Required {
 
 /// A table of keys, as a struct.
 pub(super) trait Section: Clone + PartialEq {
-    /// Its keys: first those that work, in the order of the fields, then those of later work.
+    /// Its keys, in the order of the fields.
     const KEYS: &'static [Key];
     /// The lines of its comment.
     const ABOUT: &'static [&'static str];
@@ -173,26 +164,18 @@ impl<'a> Reader<'a> {
         kind.read(&self.path_of(name), entry, self.mistakes)
     }
 
-    /// Names the keys that don't exist, and those that don't work yet.
+    /// Names the keys that don't exist.
     fn refuse_others(&mut self, keys: &[Key]) {
         for (name, entry) in self.table {
-            let path = self.path_of(name);
-            match keys.iter().find(|key| key.name == name) {
-                None => self.mistakes.add(entry.place, path, no_such_key(self.path, name, keys)),
-                Some(Key { status: Status::Later { off, others }, .. }) => {
-                    if let Some(message) = later(&entry.value, *off, others) {
-                        self.mistakes.add(entry.place, path, message);
-                    }
-                }
-                Some(_) => {}
+            if !keys.iter().any(|key| key.name == name) {
+                self.mistakes.add(entry.place, self.path_of(name), no_such_key(self.path, name, keys));
             }
         }
     }
 }
 
 fn no_such_key(path: &str, name: &str, keys: &[Key]) -> String {
-    let working = keys.iter().filter(|key| matches!(key.status, Status::Works { .. })).map(|key| key.name);
-    let meant = match nearest(name, working) {
+    let meant = match nearest(name, keys.iter().map(|key| key.name)) {
         Some(near) if path.is_empty() => Some(near.to_owned()),
         Some(near) => Some(format!("{path}.{near}")),
         None => reference::path_of_key(name),
@@ -208,31 +191,13 @@ fn whose(path: &str) -> String {
     if path.is_empty() { "the file".to_owned() } else { format!("[{path}]") }
 }
 
-fn later(value: &Value, off: Option<&str>, others: &[&str]) -> Option<String> {
-    let (Value::Text(text) | Value::Plain(text)) = value else {
-        return Some(match off {
-            Some(off) => format!("expected {off:?}, the only value that works yet, but found {value}"),
-            None => "this key does not work yet: remove it".to_owned(),
-        });
-    };
-    match off {
-        Some(off) if off == text => None,
-        Some(off) if others.contains(&text.as_str()) => Some(format!("{text:?} does not work yet: use {off:?}")),
-        Some(off) => Some(format!("expected {off:?}, the only value that works yet, but found {value}")),
-        None => Some("this key does not work yet: remove it".to_owned()),
-    }
-}
-
-/// Defines a [`Section`]: `/// meaning`, `key: Type = kind, presence;` for each key that works, with `, live` behind it if it may
-/// change while the node runs; then those of later work.
+/// Defines a [`Section`]: `/// meaning`, `key: Type = kind, presence;` for each key, with `, live` behind it if it may change while
+/// the node runs.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         pub struct $section:ident {
             $($(#[doc = $meaning:literal])+ $key:ident: $type:ty = $kind:expr, $presence:expr $(, $live:ident)?;)*
-        }
-        later {
-            $($(#[doc = $later_meaning:literal])+ $later:ident $(: $off:literal, $others:expr)?;)*
         }
     ) => {
         $(#[doc = $about])+
@@ -246,12 +211,9 @@ macro_rules! section {
                 $(Key {
                     name: stringify!($key),
                     meaning: &[$($meaning),+],
-                    status: Status::Works { kind: &$kind, shown: $presence.shown(), live: section!(@live $($live)?) },
-                },)*
-                $(Key {
-                    name: stringify!($later),
-                    meaning: &[$($later_meaning),+],
-                    status: section!(@later $($off, $others)?),
+                    kind: &$kind,
+                    shown: $presence.shown(),
+                    live: section!(@live $($live)?),
                 },)*
             ];
             const ABOUT: &'static [&'static str] = &[$($about),+];
@@ -269,7 +231,5 @@ macro_rules! section {
     };
     (@live) => { false };
     (@live live) => { true };
-    (@later) => { Status::Later { off: None, others: &[] } };
-    (@later $off:literal, $others:expr) => { Status::Later { off: Some($off), others: &$others } };
 }
 pub(super) use section;

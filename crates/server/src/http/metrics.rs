@@ -8,8 +8,8 @@ use larder_core::{
     Locks, MemberState, Node,
     behind::RecordStats,
     stats::{
-        BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, LockResult, OriginStats, Protocol,
-        RequestResult, SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
+        BOUNDS_SECONDS, Direction, GetOutcome, HistogramSnapshot, LoadErrorKind, LoadLockResult, LockResult,
+        OriginStats, Protocol, RequestResult, SIZE_BOUNDS, SizesSnapshot, Source, WriteResult,
     },
     store::TierStats,
 };
@@ -112,6 +112,19 @@ pub(super) const FAMILIES: &[Family] = &[
             sources.each_group(|name, served| {
                 LoadErrorKind::ALL.iter().try_for_each(|kind| {
                     samples.count(&[name, kind.as_str()], served.group.stats().load_errors.of(*kind).sum())
+                })
+            })
+        },
+    },
+    Family {
+        name: "larder_load_locks",
+        kind: MetricType::Counter,
+        labels: &["group", "result"],
+        about: "Loads that were to be made under a lock; `bypassed` ones were made without",
+        read: |sources, samples| {
+            sources.each_group(|name, served| {
+                LoadLockResult::ALL.iter().try_for_each(|result| {
+                    samples.count(&[name, result.as_str()], served.group.stats().load_locks.of(*result).sum())
                 })
             })
         },

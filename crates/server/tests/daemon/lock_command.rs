@@ -181,7 +181,7 @@ async fn signals_reach_the_command_and_what_it_has_started() {
         assert_eq!(locker.ended().await, (Some(9), String::new()));
     }
     // The shell waits for what it started, and hears of nothing before that has ended.
-    let mut locker = Locker::start(&node, &[], "trap 'exit 8' TERM; echo ready; sleep 90; exit 1");
+    let mut locker = Locker::start(&node, &[], "trap 'exit 8' TERM; sh -c 'echo ready; exec sleep 90'; exit 1");
     assert_eq!(locker.line().await, "ready");
     locker.signal(Signal::TERM);
     assert_eq!(locker.ended().await.0, Some(8));

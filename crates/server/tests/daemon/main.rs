@@ -31,6 +31,7 @@ mod history;
 mod keys;
 mod lifecycle;
 mod load;
+mod load_lock;
 mod lock_command;
 mod locks;
 mod locks_between;
