@@ -159,8 +159,8 @@ impl NodeBuilder {
     }
 
     /// Where the node takes writes down that their origins get later, for groups that [write
-    /// behind](GroupBuilder::write_behind): [`larder_origin::behind::Behind`](https://docs.rs/larder-origin) keeps them in a journal on
-    /// disk. Not set: there can be no such groups.
+    /// behind](GroupBuilder::write_behind): `larder::origin::behind::Behind` (feature `journal`) keeps them in a journal on disk. Not
+    /// set: there can be no such groups.
     pub fn journal(mut self, journal: impl Records) -> Self {
         self.journal = Some(Arc::new(journal));
         self

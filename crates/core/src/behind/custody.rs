@@ -37,6 +37,8 @@ pub(crate) struct Custody {
     pub(super) records: Arc<dyn Records>,
     /// Nobody joins or leaves but by somebody's writing it into a list: who owns a slot has owned it all along (rule B6).
     pub(super) is_fixed: bool,
+    /// The members that there were when the last run of this node ended (rule B6).
+    pub(super) members_before: Option<Vec<Arc<str>>>,
     known: Mutex<Known>,
     /// The number of the view whose members are remembered, and under which everything is on as many disks as it has to be.
     settled_view: AtomicU64,
@@ -73,6 +75,7 @@ impl Custody {
     pub(crate) fn new(records: Arc<dyn Records>, is_fixed: bool) -> Self {
         let gathered = vec![Version::ZERO; usize::from(SLOT_COUNT)].into();
         Self {
+            members_before: records.members(),
             records,
             is_fixed,
             known: Mutex::new(Known { gathered, groups: 0, unsettled: 0 }),

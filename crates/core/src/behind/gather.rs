@@ -149,10 +149,10 @@ impl Node {
             return None;
         }
         let set: SlotSet = slots.iter().map(|(slot, _)| *slot).collect();
-        let remembered = custody.records.members();
+        let (before, remembered) = (&custody.members_before, custody.records.members());
         let present: BTreeSet<Arc<str>> = view.members().iter().map(|member| member.name.clone()).collect();
         let is_start = !custody.has_started.load(Ordering::Acquire);
-        let is_as_before = remembered.as_ref().is_none_or(|names| names.iter().cloned().eq(present.iter().cloned()));
+        let is_as_before = before.as_ref().is_none_or(|names| names.iter().cloned().eq(present.iter().cloned()));
         let mut unheard: BTreeSet<Arc<str>> = BTreeSet::new();
         let has_all = (custody.is_fixed && is_as_before) || !keeps(Rule::B6);
         if !(is_start && has_all) {
@@ -167,7 +167,7 @@ impl Node {
         }
         gatherings.retain(|gathering| !gathering.slots.is_empty());
         unheard.remove(self.name());
-        let may_miss = if is_start && remembered.is_some() { 0 } else { 1 };
+        let may_miss = if is_start && before.is_some() { 0 } else { 1 };
         let may_miss = if keeps(Rule::B4) { may_miss } else { usize::MAX };
         let id = gatherings.iter().map(|gathering| gathering.id + 1).max().unwrap_or(0);
         let to_ask = unheard.clone();

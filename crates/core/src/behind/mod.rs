@@ -1,8 +1,8 @@
 //! Write-behind: writes that are acknowledged once they are on disks, and reach their origin later (rules B1 to B7).
 //!
 //! [`Records`] is the seam to what keeps them on this node's disk and brings them to the origin; `record.rs` says what they are. What
-//! a group does about them is in `group/behind.rs`. [`Custody`] says of which slots this node has all the records that there are, and
-//! `keeper.rs` sees to it that it does.
+//! a group does about them is in `group/behind.rs`. `custody.rs` says of which slots this node has all the records that there are, and
+//! `keeper.rs` sees to it that it does: `gather.rs` gets them from other nodes, and `replicas.rs` sees to second copies.
 //!
 //! **Who keeps records decides nothing**: which of them are this node's to flush, when a slot is answered for, where the second copy is
 //! and what becomes of cached values is decided here.
