@@ -1,6 +1,6 @@
 //! The object origin: files, and a server that speaks S3's protocol as far as it is used, signatures and conditions included.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by its panic")]
+#![expect(clippy::unwrap_used, reason = "a test fails by its panic")]
 
 #[expect(dead_code, reason = "nothing is encrypted, late or endless here")]
 mod support;
@@ -151,6 +151,14 @@ impl S3 {
     fn set_mood(&self, key: &Key, mood: Mood) -> bool {
         self.bucket.lock().unwrap().moods.insert(key.as_bytes().into(), mood);
         true
+    }
+
+    /// Has the object `k` be this, and something else once it was looked at.
+    fn set(&self, seen: Option<Object>, meanwhile: Object) {
+        let mut bucket = self.bucket.lock().unwrap();
+        bucket.objects.clear();
+        bucket.objects.extend(seen.map(|object| (b"k".to_vec(), object)));
+        bucket.meanwhile = Some(meanwhile);
     }
 
     fn object(&self, name: &str) -> Option<Object> {
@@ -345,11 +353,7 @@ async fn a_put_that_another_came_before_is_compared_anew() {
         Object { body: b"other".into(), etag, version, content_type: None }
     };
     for (seen, meanwhile, done) in [(None, 9, false), (None, 3, true), (Some(2), 9, false), (Some(2), 3, true)] {
-        let mut bucket = s3.bucket.lock().unwrap();
-        bucket.objects.clear();
-        bucket.objects.extend(seen.map(|place| (b"k".to_vec(), other(place))));
-        bucket.meanwhile = Some(other(meanwhile));
-        drop(bucket);
+        s3.set(seen.map(other), other(meanwhile));
         let answer = s3.write(put(&key("k"), "mine", 5)).await;
         match done {
             true => assert!(answer.is_ok(), "{answer:?}"),

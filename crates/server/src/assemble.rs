@@ -457,7 +457,8 @@ impl Daemon {
                 }
                 closing.send_replace(true);
             };
-            http::serve(listeners.clients, api.clients(), limits, stop).await
+            // In a box, or the whole would be a large future.
+            Box::pin(http::serve(listeners.clients, api.clients(), limits, stop)).await
         };
         let served = async {
             // Telling may take as long as whom to tell is away; it ends with what it would be told for.

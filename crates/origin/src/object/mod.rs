@@ -119,7 +119,8 @@ impl ObjectOrigin {
     ///
     /// Of the settings `url`, `options` and `ca_file`.
     pub fn open(config: ObjectConfig) -> Result<Self, ConfigError> {
-        let Opened { store, base, folder, compares } = open::open(&config)?;
+        let ObjectConfig { url, options, ca_file } = config;
+        let Opened { store, base, folder, compares } = open::open(&url, &options, ca_file.as_deref())?;
         Ok(Self { store, base, folder, compares })
     }
 

@@ -14,7 +14,7 @@ use object_store::{
 };
 use url::{Position, Url};
 
-use super::{ObjectConfig, wire::Wire};
+use super::wire::Wire;
 use crate::{ConfigError, cause};
 
 pub(super) struct Opened {
@@ -24,9 +24,11 @@ pub(super) struct Opened {
     pub(super) compares: bool,
 }
 
-pub(super) fn open(config: &ObjectConfig) -> Result<Opened, ConfigError> {
+type Options = [(String, String)];
+
+pub(super) fn open(url: &str, options: &Options, ca_file: Option<&std::path::Path>) -> Result<Opened, ConfigError> {
     let fail = |message: &str| ConfigError::new("url", message);
-    let url = Url::parse(&config.url)
+    let url = Url::parse(url)
         .map_err(|_| fail("must be the URL of an object store, such as s3://bucket/path or file:///path"))?;
     if url.password().is_some() {
         return Err(fail("has a password in it, which would not be used: set options"));
@@ -34,7 +36,7 @@ pub(super) fn open(config: &ObjectConfig) -> Result<Opened, ConfigError> {
     let (scheme, base) = ObjectStoreScheme::parse(&url)
         .map_err(|_| fail("is of no store that there is: use s3, gs, az, http, https, file or memory"))?;
     let takes_none = |store: Arc<dyn ObjectStore>, base, folder, compares| {
-        let surplus = config.options.first();
+        let surplus = options.first();
         let Some((name, _)) = surplus else { return Ok(Opened { store, base, folder, compares }) };
         Err(ConfigError::new("options", format!("{name:?} is no option of this store: remove it")))
     };
@@ -49,7 +51,7 @@ pub(super) fn open(config: &ObjectConfig) -> Result<Opened, ConfigError> {
             takes_none(Arc::new(store.with_fsync(true)), Path::default(), Some(path.into()), false)
         }
         ObjectStoreScheme::Http => {
-            let wire = Wire::new(url.scheme() == "https", config.ca_file.as_deref())?;
+            let wire = Wire::new(url.scheme() == "https", ca_file)?;
             let builder = HttpBuilder::new().with_url(&url[..Position::BeforePath]);
             let store = built(builder.with_http_connector(wire).with_retry(never()).build())?;
             takes_none(Arc::new(store), base, None, false)
@@ -57,7 +59,7 @@ pub(super) fn open(config: &ObjectConfig) -> Result<Opened, ConfigError> {
         ObjectStoreScheme::AmazonS3 => {
             let mut builder = AmazonS3Builder::new().with_url(url.as_str()).with_disable_bulk_delete(true);
             let mut compares = true;
-            for (name, value) in &config.options {
+            for (name, value) in options {
                 let key: AmazonS3ConfigKey = known(name)?;
                 match &key {
                     AmazonS3ConfigKey::Client(client) => ours(name, client)?,
@@ -66,31 +68,31 @@ pub(super) fn open(config: &ObjectConfig) -> Result<Opened, ConfigError> {
                 }
                 builder = builder.with_config(key, value);
             }
-            let builder = builder.with_http_connector(wire(config)?).with_retry(never());
+            let builder = builder.with_http_connector(wire(options, ca_file)?).with_retry(never());
             Ok(remote(Arc::new(built(builder.build())?), compares))
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let mut builder = GoogleCloudStorageBuilder::new().with_url(url.as_str());
-            for (name, value) in &config.options {
+            for (name, value) in options {
                 let key: GoogleConfigKey = known(name)?;
                 if let GoogleConfigKey::Client(client) = &key {
                     ours(name, client)?;
                 }
                 builder = builder.with_config(key, value);
             }
-            let builder = builder.with_http_connector(wire(config)?).with_retry(never());
+            let builder = builder.with_http_connector(wire(options, ca_file)?).with_retry(never());
             Ok(remote(Arc::new(built(builder.build())?), true))
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let mut builder = MicrosoftAzureBuilder::new().with_url(url.as_str());
-            for (name, value) in &config.options {
+            for (name, value) in options {
                 let key: AzureConfigKey = known(name)?;
                 if let AzureConfigKey::Client(client) = &key {
                     ours(name, client)?;
                 }
                 builder = builder.with_config(key, value);
             }
-            let builder = builder.with_http_connector(wire(config)?).with_retry(never());
+            let builder = builder.with_http_connector(wire(options, ca_file)?).with_retry(never());
             Ok(remote(Arc::new(built(builder.build())?), true))
         }
         _ => Err(fail("is of a store that this version does not know")),
@@ -103,9 +105,9 @@ fn never() -> RetryConfig {
 }
 
 /// Connections to a store whose URL does not say by which means: TLS, unless an option names an endpoint without.
-fn wire(config: &ObjectConfig) -> Result<Wire, ConfigError> {
-    let is_plain = config.options.iter().any(|(name, value)| name.contains("endpoint") && value.starts_with("http://"));
-    Wire::new(!is_plain, config.ca_file.as_deref())
+fn wire(options: &Options, ca_file: Option<&std::path::Path>) -> Result<Wire, ConfigError> {
+    let is_plain = options.iter().any(|(name, value)| name.contains("endpoint") && value.starts_with("http://"));
+    Wire::new(!is_plain, ca_file)
 }
 
 fn known<K: std::str::FromStr>(name: &str) -> Result<K, ConfigError> {

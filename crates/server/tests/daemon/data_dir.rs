@@ -1,10 +1,6 @@
 //! `node.data_dir`: what of a node outlives it.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{fs, path::Path};
 
 use larder::{
     SystemClock, Version,
@@ -13,7 +9,7 @@ use larder::{
         storage::DiskStorage,
     },
 };
-use larder_core::version::Reading;
+use larder_core::{Clock, version::Reading};
 
 use crate::{client::put_key, lifecycle::refused, process::Daemon};
 
@@ -51,8 +47,7 @@ async fn floor(folder: &Path) -> Reading {
 #[tokio::test]
 async fn a_node_whose_wall_clock_was_turned_back_goes_on_above_what_it_gave() {
     let folder = tempfile::tempdir().unwrap();
-    let ahead = SystemTime::now() + Duration::from_secs(40);
-    let ahead_ms = ahead.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let ahead_ms = SystemClock.wall_ms() + 40_000;
     let earlier = Reading::from_bits(ahead_ms << 16 | 7);
     let before = journal(folder.path()).await;
     before.reserve_clock(earlier).await.unwrap();

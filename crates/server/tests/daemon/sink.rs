@@ -17,9 +17,10 @@ use crate::client::{GROUP, within};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What becomes of requests.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub(crate) enum Mood {
     /// They are answered.
+    #[default]
     Well,
     /// They are answered after so long.
     Slow(Duration),
@@ -147,12 +148,6 @@ impl Sink {
             None => drop(rows.remove(&key)),
         });
         status(StatusCode::NO_CONTENT)
-    }
-}
-
-impl Default for Mood {
-    fn default() -> Self {
-        Self::Well
     }
 }
 
