@@ -5,7 +5,7 @@
 
 use super::{
     difference::Differences,
-    document::{Entry, Table},
+    document::{Entry, Table, Value},
     kind::{Describe, Kind},
     mistake::{Mistakes, Place, nearest},
     reference,
