@@ -2,7 +2,7 @@
 //!
 //! Each record is on two disks. So all of them are here once every member but one has told what it has; one that does not answer is done
 //! without. After a start that is not so: what this node had may have been taken over and flushed by others meanwhile, and everybody has
-//! to be heard, unless the list of members is fixed, so that nobody can have taken over.
+//! to be heard, unless the list of members is fixed and the journal knows it, so that nobody can have taken over.
 
 use std::{
     collections::BTreeSet,
@@ -152,7 +152,8 @@ impl Node {
         let (before, remembered) = (&custody.members_before, custody.records.members());
         let present: BTreeSet<Arc<str>> = view.members().iter().map(|member| member.name.clone()).collect();
         let is_start = !custody.has_started.load(Ordering::Acquire);
-        let is_as_before = before.as_ref().is_none_or(|names| names.iter().cloned().eq(present.iter().cloned()));
+        // A journal that knows of none has just been made, perhaps in the place of one that was lost.
+        let is_as_before = before.as_ref().is_some_and(|names| names.iter().cloned().eq(present.iter().cloned()));
         let mut unheard: BTreeSet<Arc<str>> = BTreeSet::new();
         let has_all = (custody.is_fixed && is_as_before) || !keeps(Rule::B6);
         if !(is_start && has_all) {

@@ -28,12 +28,23 @@ impl Behind {
         config: &GroupConfig,
         table: &FakeTable,
     ) -> Self {
+        Self::by(network, disks, config, table, false)
+    }
+
+    /// The same, where the list of members may be one that somebody writes.
+    pub(crate) fn by(
+        network: &FakeNetwork,
+        disks: Vec<FakeRecords>,
+        config: &GroupConfig,
+        table: &FakeTable,
+        is_fixed: bool,
+    ) -> Self {
         let origin = Arc::new(table.clone());
         let mut left = disks.iter();
         let left = std::cell::RefCell::new(&mut left);
         let cluster = Cluster::opened(network, disks.len(), FakeOrigin::new(1), |node| {
             let disk = left.borrow_mut().next().unwrap();
-            node.set_records(Arc::new(disk.clone()), false)?;
+            node.set_records(Arc::new(disk.clone()), is_fixed)?;
             tokio::spawn(node.clone().keep_records());
             node.open_group_behind("g", config.clone(), origin.clone(), origin.clone(), Duration::from_secs(1))
         });

@@ -285,6 +285,34 @@ async fn after_a_start_nothing_is_answered_or_flushed_before_all_members_were_he
     assert_eq!(again.table.row("k"), some("new"));
 }
 
+/// Rule B6: where somebody writes the list of members, a node's own journal is enough, but not one that was just made.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_disk_gets_its_records_from_the_others() {
+    let before = three().await;
+    before.table.set("k", "old");
+    before.put(0, "k", "new").await.unwrap();
+    let owner = before.cluster.owner("k");
+    let mut disks: Vec<_> = before.disks.iter().map(FakeRecords::restarted).collect();
+    disks[owner] = FakeRecords::new();
+    for place in 0..3 {
+        before.kill(place);
+    }
+    let network = FakeNetwork::with_claims();
+    let mut again = Behind::by(&network, disks, &GroupConfig::default(), &before.table, true);
+    for node in &again.cluster.nodes {
+        again.cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
+    }
+    let first = async {
+        loop {
+            if let Ok(answer) = again.cluster.get(owner, "k").await {
+                return answer;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(text(&timeout(Duration::from_secs(60), first).await.unwrap()), "new");
+}
+
 /// Rules B4 and B6.
 #[tokio::test(start_paused = true)]
 async fn a_takeover_goes_on_without_who_does_not_come_back_and_says_so() {
