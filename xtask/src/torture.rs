@@ -16,6 +16,9 @@ const TESTS: u64 = 9;
 /// How long a registry is away unless told otherwise, in seconds.
 const OUTAGE_SECONDS: u64 = 60;
 
+/// How often each of nine contenders has a lock.
+const LOCK_TURNS: u64 = 56;
+
 const TEST: [&str; 6] = ["test", "--package", "larder-server", "--locked", "--test", "daemon"];
 
 /// What clients see, held against the promises: `[--seconds N] [--seed S]`.
@@ -23,8 +26,9 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     let (seconds, seed) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
     // One after the other, each with the machine for itself.
-    command.args(["--", "history::", "behind_torture::", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "history::", "behind_torture::", "nine_contenders", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_TORTURE_SECONDS", seconds.unwrap_or(SECONDS).div_ceil(TESTS).to_string());
+    command.env("LARDER_LOCK_TURNS", LOCK_TURNS.to_string());
     if let Some(seed) = seed {
         command.env("LARDER_TORTURE_SEED", seed.to_string());
     }

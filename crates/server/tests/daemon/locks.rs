@@ -196,19 +196,26 @@ pub(crate) async fn tokens_are_good_at_every_node([a, b, c]: &[Daemon; 3]) {
 
 const CONTENDERS: usize = 9;
 
-/// How often each of them has the lock.
+/// How often each of them has the lock, unless `LARDER_LOCK_TURNS` says otherwise.
 const TURNS: usize = 6;
+
+/// How long all turns may take for each turn of a contender, beside what a request may.
+const TURN_TIME_MAX: Duration = Duration::from_secs(5);
+
+fn turns_each() -> usize {
+    std::env::var("LARDER_LOCK_TURNS").map_or(TURNS, |turns| turns.parse().expect("a number"))
+}
 
 async fn nine_contenders_on_three_nodes_take_turns(keeper: impl Keeper) {
     nine_take_turns(&nodes(&keeper).await, has_order(&keeper)).await;
 }
 
 pub(crate) async fn nine_take_turns(nodes: &[Daemon; 3], has_order: bool) {
-    let holders = Arc::new(AtomicUsize::new(0));
+    let (holders, turns_each) = (Arc::new(AtomicUsize::new(0)), turns_each());
     let fences = Arc::new(Mutex::new(Vec::new()));
     let contend = async |contender: usize| {
         let mut node = Connection::open(nodes[contender % nodes.len()].clients).await?;
-        for _ in 0..TURNS {
+        for _ in 0..turns_each {
             let before = fences.lock().len();
             let (token, fence) = granted(&node.ask(take("turns", TTL, PATIENCE)).await?);
             assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two at once");
@@ -226,14 +233,15 @@ pub(crate) async fn nine_take_turns(nodes: &[Daemon; 3], has_order: bool) {
         }
         Ok::<(), Broken>(())
     };
-    for contended in within(PATIENCE, "all turns", join_all((0..CONTENDERS).map(contend))).await {
+    let patience = PATIENCE + TURN_TIME_MAX * u32::try_from(turns_each).unwrap();
+    for contended in within(patience, "all turns", join_all((0..CONTENDERS).map(contend))).await {
         contended.unwrap();
     }
     let mut turns = HashMap::new();
     for (_, contender) in fences.lock().iter() {
         *turns.entry(*contender).or_insert(0) += 1;
     }
-    assert!(turns.len() == CONTENDERS && turns.values().all(|turns| *turns == TURNS), "{turns:?}");
+    assert!(turns.len() == CONTENDERS && turns.values().all(|turns| *turns == turns_each), "{turns:?}");
 }
 
 fn has_order<K: Keeper>(_keeper: &K) -> bool {
