@@ -336,7 +336,9 @@ const CLUSTER: &str = r#"{"self":"a","view":{"digest":"00ff","settled":true},"me
 const GROUPS: &str =
     r#"{"groups":[{"name":"users","settings":{},"counters":{"gets":10,"hits":{"main":7,"hot":1},"misses":2}}]}"#;
 
-/// A node that answers both questions of `status`, whichever comes first.
+const LOCKS: &str = r#"{"locks":[{"name":"nightly","node":"b","fence":7,"ttl_left_ms":9000,"waiters":2}]}"#;
+
+/// A node that answers the questions of `status`, whichever comes first.
 fn node_with_a_status() -> FakeNode {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -344,11 +346,15 @@ fn node_with_a_status() -> FakeNode {
         let serve = |_| {
             let (mut socket, _) = listener.accept().unwrap();
             let asked = read_request(&mut BufReader::new(&socket));
-            let body = if asked.line.ends_with("/cluster") { CLUSTER } else { GROUPS };
+            let body = match asked.line.rsplit('/').next() {
+                Some("cluster") => CLUSTER,
+                Some("locks") => LOCKS,
+                _ => GROUPS,
+            };
             socket.write_all(&answer(200, "application/json", body.as_bytes())).unwrap();
             asked
         };
-        (0..2).map(serve).collect()
+        (0..3).map(serve).collect()
     });
     FakeNode { address, asked }
 }
@@ -363,6 +369,7 @@ fn status_shows_the_members_and_the_groups() {
     assert!(rows.contains(&vec!["member", "state", "http", "peer", "slots", "weight", "zone"]), "{printed}");
     assert!(rows.contains(&vec!["b", "serving", "-", "127.0.0.1:5374", "8192", "1", "west"]), "{printed}");
     assert!(rows.contains(&vec!["users", "10", "7", "1", "-", "2", "-", "-", "-", "-"]), "{printed}");
+    assert!(rows.contains(&vec!["nightly", "b", "7", "9000", "2"]), "{printed}");
 }
 
 #[test]
@@ -371,6 +378,7 @@ fn status_gives_the_nodes_own_json_when_asked() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["cluster"]["members"][1]["zone"], "west");
     assert_eq!(json["groups"]["groups"][0]["counters"]["gets"], 10);
+    assert_eq!(json["locks"]["locks"][0]["fence"], 7);
 }
 
 /// A data folder with a journal: two records, a mark and a dead letter.

@@ -13,8 +13,8 @@ use crate::{
 const MIB: usize = 1 << 20;
 const CAPACITY: usize = 64 * MIB;
 
-/// A store may take 1.3 times its capacity, and the process 40 MiB besides.
-const RESIDENT_MAX: usize = CAPACITY * 13 / 10 + 40 * MIB;
+/// A store may take 1.3 times its capacity, and the process 24 MiB besides.
+const RESIDENT_MAX: usize = CAPACITY * 13 / 10 + 24 * MIB;
 
 /// How much is put through the cache.
 const TOTAL: usize = 1024 * MIB;

@@ -169,10 +169,10 @@ impl Daemon {
         values.map(|value| value.parse::<f64>().unwrap() as u64).sum()
     }
 
-    /// The resident memory of the process, in bytes.
+    /// The resident memory of the process, in bytes, without the pages of its program, of which a build for tests has many.
     pub(crate) fn resident_bytes(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     }
 
