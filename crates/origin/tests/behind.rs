@@ -14,7 +14,7 @@ use larder_core::{
     },
 };
 use larder_origin::{
-    behind::Behind,
+    behind::{Behind, Retried, retry_dead_letter},
     journal::{Journal, JournalConfig},
     storage::fake::FakeDisk,
 };
@@ -30,6 +30,7 @@ const DELAY: Duration = Duration::from_millis(5);
 
 struct Running {
     behind: Behind,
+    node: Node,
     group: Group,
     _tasks: JoinSet<()>,
 }
@@ -46,7 +47,7 @@ async fn start(disk: &FakeDisk, origin: &FakeStore) -> Running {
     tasks.spawn(node.clone().keep_records());
     let origin = Arc::new(origin.clone());
     let group = node.open_group_behind("g", GroupConfig::default(), origin.clone(), origin, DELAY).unwrap();
-    Running { behind, group, _tasks: tasks }
+    Running { behind, node, group, _tasks: tasks }
 }
 
 impl Running {
@@ -61,6 +62,10 @@ impl Running {
             }
         };
         timeout(TIMEOUT, waits).await.unwrap();
+    }
+
+    async fn retry(&self, id: u64) -> Retried {
+        retry_dead_letter(self.behind.journal(), id, &self.node, TIMEOUT).await.unwrap()
     }
 
     fn pending(&self) -> u64 {
@@ -114,11 +119,10 @@ async fn one_that_is_refused_holds_up_no_other_and_may_be_retried() {
     let letters = running.behind.journal().dead_letters(0, 10).await.unwrap();
     let id = letters[0].id;
     origin.set_mood(&key("poison"), None);
-    running.behind.retry_dead_letter(id, &running.group, TIMEOUT).await.unwrap();
+    assert!(matches!(running.retry(id).await, Retried::Written(Some(_))));
     running.until(|running| running.pending() == 0).await;
     assert_eq!(origin.held(&key("poison")).as_deref(), Some(&b"v"[..]));
-    let gone = running.behind.retry_dead_letter(id, &running.group, TIMEOUT).await.unwrap_err();
-    assert_eq!((gone.kind(), running.group.record_stats().unwrap().dead_letters), (ErrorKind::Invalid, 0));
+    assert_eq!((running.retry(id).await, running.group.record_stats().unwrap().dead_letters), (Retried::Unknown, 0));
     running.behind.close().await;
 }
 
@@ -132,9 +136,9 @@ async fn a_dead_letter_does_not_undo_what_was_written_since() {
     origin.set_mood(&key("k"), None);
     running.put("k", "later").await;
     let id = running.behind.journal().dead_letters(0, 10).await.unwrap()[0].id;
-    let refused = running.behind.retry_dead_letter(id, &running.group, TIMEOUT).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(matches!(running.retry(id).await, Retried::Overtaken(_)), "before the later one is flushed");
     running.until(|running| running.pending() == 0).await;
+    assert!(matches!(running.retry(id).await, Retried::Overtaken(_)), "nor afterwards");
     assert_eq!(origin.held(&key("k")).as_deref(), Some(&b"later"[..]));
     running.behind.close().await;
 }

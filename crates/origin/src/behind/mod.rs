@@ -3,20 +3,21 @@
 //! **It decides nothing**: which records are this node's to flush, where their copies are and what is answered from them is the
 //! core's affair ([`larder_core::behind`]). It gives a group's flusher the journal to read from and the group to say what came of it.
 
+mod retry;
+
 use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use larder_core::{
-    Change, Clock, Error, Group, Store, Version,
+    Clock, Error, Group, Store, Version,
     behind::{Appended, Holder, Mark, Place, Record, RecordId, RecordStats, Records, Settlement},
-    group::WriteOptions,
-    peer::WriteOp,
     placement::SlotSet,
     version::Reading,
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
+pub use self::retry::{Retried, retry_dead_letter};
 use crate::{
     flush::{Flush, FlushConfig, FlushLimit, Ledger},
     journal::{self, Journal, JournalConfig, JournalError},
@@ -110,32 +111,6 @@ impl Behind {
     /// Flushes everything without waiting for more, for so long at most. Gives back how many keys are left.
     pub async fn flush_all(&self, within: Duration) -> usize {
         self.drain(Instant::now() + within).await
-    }
-
-    /// Writes a dead letter of `group` again, as if it were written now, by whoever owns its key; then it is a dead letter no more.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`](larder_core::ErrorKind::Invalid) if there is no such dead letter, or its key was written since as far as this
-    /// node knows: that write would be undone. Else as for [`Group::write`]: it stays a dead letter.
-    pub async fn retry_dead_letter(&self, id: u64, group: &Group, timeout: Duration) -> Result<(), Error> {
-        let journal = &self.0.journal;
-        let letter = journal.dead_letter(id).await?.filter(|letter| letter.record.id.place.group == *group.name());
-        let missing = || JournalError::invalid(format!("there is no dead letter {id} of group {:?}", group.name()));
-        let Record { id: RecordId { place, version }, change, ttl, .. } = letter.ok_or_else(missing)?.record;
-        let mark = journal.mark(place.clone()).await?.map(|mark| mark.version);
-        if mark.max(journal.newest_version(&place)).is_some_and(|newest| newest > version) {
-            let what =
-                format!("{place} was written again since dead letter {id}: to retry it would undo that; drop it");
-            return Err(JournalError::invalid(what).into());
-        }
-        let op = match change {
-            Change::Put(value) => WriteOp::Put { value, ttl },
-            Change::Delete => WriteOp::Delete,
-        };
-        let options = WriteOptions { timeout, ..WriteOptions::default() };
-        group.write(place.key.as_bytes(), op, options).await?;
-        Ok(journal.drop_dead_letter(id).await?)
     }
 
     /// Ends it: what is under way at origins comes to its end, everything else stays in the journal, and the journal is closed.

@@ -312,15 +312,6 @@ impl Journal {
         Ok(self.ask(Op::Drop(ids), 0).await?.affected)
     }
 
-    /// Makes a dead letter a record again, as a new write of this version.
-    ///
-    /// # Errors
-    ///
-    /// [`JournalError::Invalid`] if there is no such dead letter, or its key was written since: that write would be undone.
-    pub async fn retry_dead_letter(&self, id: u64, version: Version) -> Result<Record, JournalError> {
-        self.ask(Op::Revive(id, version), 0).await?.revived.ok_or(JournalError::Closed)
-    }
-
     /// Drops a dead letter for good.
     ///
     /// # Errors

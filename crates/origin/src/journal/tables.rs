@@ -132,7 +132,6 @@ pub(super) enum Op {
     Bury(Vec<(RecordId, Arc<str>)>),
     Hold(Vec<RecordId>, Holder),
     Drop(Vec<RecordId>),
-    Revive(u64, Version),
     DropDead(u64),
     ReserveClock(Reading),
     Remember(Vec<Arc<str>>),
@@ -145,7 +144,6 @@ pub(super) struct Receipt {
     pub(super) appended: Vec<Appended>,
     /// Records or dead letters that it changed or removed.
     pub(super) affected: usize,
-    pub(super) revived: Option<Record>,
     pub(super) reserved: Option<Reading>,
     pub(super) buried: Vec<u64>,
 }
@@ -212,7 +210,6 @@ impl<'a> Tables<'a> {
             Op::Bury(letters) => self.bury(letters, context),
             Op::Hold(ids, holder) => self.hold(ids, holder, context),
             Op::Drop(ids) => self.drop_records(ids, context),
-            Op::Revive(id, version) => self.revive(*id, *version, context),
             Op::DropDead(id) => self.drop_dead(*id, context),
             Op::ReserveClock(reading) => self.reserve_clock(*reading, context),
             Op::Remember(members) => self.remember(members),
@@ -444,24 +441,6 @@ impl<'a> Tables<'a> {
         let letter = record::decode_dead(id, stored.value());
         let letter = letter.map_err(|wrong| context.damaged(&format_args!("dead letter {id}"), wrong))?;
         Ok((letter, cost(&[], stored.value())))
-    }
-
-    fn revive(&mut self, id: u64, version: Version, context: &mut Context<'_>) -> Result<Receipt, Stop> {
-        let (letter, dead_cost) = self.dead_letter(id, context)?;
-        let RecordId { place, version: dead_version } = letter.record.id;
-        let is_marked = self.mark(&place, context)?.is_some_and(|(mark, _)| mark.version > dead_version);
-        let newest = self.up_to(&place, version, context)?.pop();
-        if is_marked || newest.is_some_and(|(newest, ..)| newest.id.version > dead_version) {
-            let what =
-                format!("{place} was written again since dead letter {id}: to retry it would undo that; drop it");
-            return Err(Stop::Operation(JournalError::invalid(what)));
-        }
-        let record =
-            Record { id: place.at(version), holder: Holder::Owner, written_ms: context.now_ms, ..letter.record };
-        self.dead.remove(id)?;
-        context.deltas.push(Delta::DeadRemoved { group: Arc::clone(&record.id.place.group), cost: dead_cost });
-        self.store(&Ready::new(&record), context)?;
-        Ok(Receipt { affected: 1, revived: Some(record), ..Receipt::default() })
     }
 
     fn drop_dead(&mut self, id: u64, context: &mut Context<'_>) -> Result<Receipt, Stop> {

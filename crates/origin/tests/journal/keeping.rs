@@ -128,23 +128,6 @@ async fn what_is_given_up_is_a_dead_letter_with_all_that_was_gathered() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_retried_as_a_new_write_unless_that_would_undo_a_later_one() {
-    let journal = open(FakeDisk::new(1)).await.unwrap();
-    journal.append_all(vec![record("a", 1), record("b", 1)]).await.unwrap();
-    journal.bury(vec![(id("a", 1), "x".into()), (id("b", 1), "x".into())]).await.unwrap();
-    journal.append(record("b", 2)).await.unwrap();
-
-    let revived = journal.retry_dead_letter(1, version(10)).await.unwrap();
-    assert_eq!((&revived.id, &revived.change), (&id("a", 10), &record("a", 1).change));
-    assert_eq!(journal.record(id("a", 10)).await.unwrap().unwrap(), revived);
-    let error = journal.retry_dead_letter(2, version(11)).await.unwrap_err();
-    assert!(error.to_string().contains("was written again since dead letter 2"), "{error}");
-    journal.settle(vec![Mark::new(place("b"), version(2))]).await.unwrap();
-    assert!(journal.retry_dead_letter(2, version(12)).await.is_err(), "flushed is written as well");
-    assert_eq!(journal.dead_letters(0, 10).await.unwrap().len(), 1);
-}
-
-#[tokio::test]
 async fn holders_change_and_records_that_others_have_are_dropped() {
     let journal = open(FakeDisk::new(1)).await.unwrap();
     let copy = |key| record(key, 1).held_as(Holder::CopyFor("n2".into()));

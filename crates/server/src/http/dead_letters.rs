@@ -6,10 +6,13 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use larder::{
-    Change, Version,
-    origin::journal::{DeadLetter, Journal, JournalError, PAGE_LEN_MAX},
+    Change,
+    origin::{
+        behind::{Retried, retry_dead_letter},
+        journal::{DeadLetter, Journal, JournalError, PAGE_LEN_MAX},
+    },
 };
-use larder_core::{Node, group::WriteOptions, peer::WriteOp};
+use larder_core::{Node, group::TIMEOUT_DEFAULT};
 use serde_json::{Value, json};
 
 use super::{
@@ -55,24 +58,16 @@ impl DeadLetters<'_> {
 
     /// `POST /v1/dead-letters/{id}/retry`.
     pub(super) async fn retry(&self, id: u64) -> Result<Response, Problem> {
-        let (letter, journal) = self.find(id).await?;
-        let record = letter.record;
-        if let Some(version) = newest(journal, &record.id).await.map_err(larder_core::Error::from)? {
-            let detail = format!(
-                "The key was written again as version {version}, which this write would undo: drop the dead letter, or put the key anew."
-            );
-            return Err(Problem::new(ProblemKind::Overtaken, detail));
-        }
-        let group = self.node.group(&record.id.place.group)?;
-        let op = match record.change {
-            Change::Put(value) => WriteOp::Put { value, ttl: record.ttl },
-            Change::Delete => WriteOp::Delete,
-        };
-        let written_as = group.write(record.id.place.key.as_bytes(), op, WriteOptions::default()).await?;
-        match journal.drop_dead_letter(id).await {
-            // Somebody else may have done the same.
-            Ok(()) | Err(JournalError::Invalid(_)) => Ok(written(written_as)),
-            Err(error) => Err(larder_core::Error::from(error).into()),
+        let Some(journal) = self.journal else { return Err(unknown(id)) };
+        match retry_dead_letter(journal, id, self.node, TIMEOUT_DEFAULT).await? {
+            Retried::Written(version) => Ok(written(version)),
+            Retried::Overtaken(version) => {
+                let detail = format!(
+                    "The key was written again as version {version}, which this write would undo: drop the dead letter, or put the key anew."
+                );
+                Err(Problem::new(ProblemKind::Overtaken, detail))
+            }
+            Retried::Unknown => Err(unknown(id)),
         }
     }
 
@@ -96,16 +91,6 @@ impl DeadLetters<'_> {
         let found = journal.dead_letter(id).await.map_err(larder_core::Error::from)?;
         found.map(|letter| (letter, journal)).ok_or_else(|| unknown(id))
     }
-}
-
-/// The version of a later write of a dead letter's key, if this node knows of one.
-async fn newest(
-    journal: &Journal,
-    letter: &larder::origin::journal::RecordId,
-) -> Result<Option<Version>, JournalError> {
-    let record = journal.newest(letter.place.clone()).await?.map(|record| record.id.version);
-    let mark = journal.mark(letter.place.clone()).await?.map(|mark| mark.version);
-    Ok(record.max(mark).filter(|version| *version > letter.version))
 }
 
 fn unknown(id: u64) -> Problem {
