@@ -27,6 +27,13 @@ pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// key twice in it.
 pub const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Keys whose time comes within one of so many parts of the delay go at its end, together: a batch of them costs the origin, and the
+/// disks that take down what became of it, as little as one alone.
+const DELAY_PARTS: u32 = 8;
+
+/// The longest such part: what is gathered for an hour need not wait for minutes more.
+const DELAY_PART_MAX: Duration = Duration::from_millis(100);
+
 /// What the origin said to one change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -85,6 +92,8 @@ pub struct Flusher {
     write_delay: Duration,
     batch_len_max: usize,
     random: fastrand::Rng,
+    /// When the first change came: the beginning of all parts of the delay.
+    began: Option<Instant>,
     keys: HashMap<Key, Pending>,
     /// Keys that may go with any others, by when they are due.
     gathering: BTreeMap<Ticket, Key>,
@@ -150,13 +159,14 @@ struct Taken {
 }
 
 impl Flusher {
-    /// A flusher that gathers changes for `write_delay` and puts up to `batch_len_max` keys in a batch; `seed` decides its jitter.
+    /// A flusher that gathers changes for `write_delay`, or an eighth more so that more go together, and puts up to `batch_len_max` keys in a batch; `seed` decides its jitter.
     #[must_use]
     pub fn new(write_delay: Duration, batch_len_max: usize, seed: u64) -> Self {
         Self {
             write_delay,
             batch_len_max: batch_len_max.max(1),
             random: fastrand::Rng::with_seed(seed),
+            began: None,
             keys: HashMap::new(),
             gathering: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -181,7 +191,8 @@ impl Flusher {
             }
             return;
         }
-        let ticket = self.ticket(self.gathered_at(now));
+        let at = self.gathered_at(now);
+        let ticket = self.ticket(at);
         self.gathering.insert(ticket, key.clone());
         let pending = Pending {
             slot,
@@ -298,7 +309,8 @@ impl Flusher {
             self.keys.remove(key);
             return;
         };
-        let ticket = self.ticket(self.gathered_at(since).max(now));
+        let at = self.gathered_at(since).max(now);
+        let ticket = self.ticket(at);
         self.gathering.insert(ticket, key.clone());
         if let Some(pending) = self.keys.get_mut(key) {
             pending.newer_since = None;
@@ -484,8 +496,17 @@ impl Flusher {
         self.keys.is_empty()
     }
 
-    fn gathered_at(&self, since: Instant) -> Instant {
-        if self.draining_until.is_some() { since } else { since + self.write_delay }
+    /// When a change that came at `since` is due.
+    fn gathered_at(&mut self, since: Instant) -> Instant {
+        if self.draining_until.is_some() {
+            return since;
+        }
+        let began = *self.began.get_or_insert(since);
+        let due = since + self.write_delay;
+        let part = (self.write_delay / DELAY_PARTS).min(DELAY_PART_MAX).as_nanos();
+        let over = due.saturating_duration_since(began).as_nanos().checked_rem(part).unwrap_or_default();
+        // Less than a part.
+        if over == 0 { due } else { due + Duration::from_nanos(u64::try_from(part - over).unwrap_or_default()) }
     }
 
     fn ticket(&mut self, at: Instant) -> Ticket {

@@ -89,6 +89,31 @@ fn a_key_is_flushed_again_only_when_the_flush_before_is_taken_down() {
 }
 
 #[test]
+fn keys_that_come_one_after_the_other_go_together_and_none_before_its_time() {
+    let mut bench = Bench::new(1_000);
+    let (began, step, count) = (bench.now, Duration::from_millis(3), 500);
+    let mut gathered = Vec::new();
+    let mut batches = 0;
+    while gathered.len() < count as usize {
+        let passed = bench.now - began;
+        if passed < step * count {
+            bench.record(&passed.as_millis(), 1);
+        }
+        while let Some(batch) = bench.take() {
+            batches += 1;
+            let came = names(&batch).into_iter().map(|name| Duration::from_millis(name.parse().unwrap()));
+            gathered.extend(came.map(|came| passed - came));
+            bench.answer(&batch, |_| Outcome::Flushed);
+        }
+        bench.now += step;
+    }
+    let late = DELAY + DELAY_PART_MAX + step;
+    assert!(gathered.iter().all(|gathered| *gathered >= DELAY && *gathered < late), "{gathered:?}");
+    let parts = (step * (count - 1)).div_duration_f64(DELAY_PART_MAX).ceil();
+    assert_eq!(f64::from(batches), parts + 1.0, "one for each part, and the first key's");
+}
+
+#[test]
 fn a_batch_holds_no_more_keys_than_the_origin_takes() {
     let mut bench = Bench::new(3);
     for name in 0..7 {
@@ -112,7 +137,7 @@ fn a_failed_key_is_tried_again_later_and_later_while_others_go_on() {
         bench.answer(&batch, |_| Outcome::Unknown);
         if number == 3 {
             bench.record("good", 1);
-            bench.now += DELAY;
+            bench.now += DELAY + DELAY_PART_MAX;
             while let Some(batch) = bench.take() {
                 bench.answer(&batch, |key| if key.as_bytes() == b"bad" { Outcome::Unknown } else { Outcome::Flushed });
             }
