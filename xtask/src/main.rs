@@ -36,6 +36,7 @@ cargo xtask COMMAND
   bench    group: a hit in process beside the bare store; http: one over HTTP beside a bare handler;
            gossip: what it costs and how soon it tells; view: owner tables of many members
            writes: puts beside gets, copies of hot keys, tags of many entries
+           behind: puts that are acknowledged from disks, and how fast they go on to the origin
            locks: turns of a lock by each service, beside etcdctl lock and redis-cli
   docs     write the generated pages of docs/ anew
   readme   run the README's commands as written
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
         ["bench", "writes"] => Steps::new().step("bench", || bench("larder", "writes")).sum_up(),
+        ["bench", "behind"] => Steps::new().step("bench", || bench("larder", "behind")).sum_up(),
         ["bench", "locks"] => Steps::new().step("bench", bench_locks).sum_up(),
         ["bench", "gossip"] => Steps::new().step("bench", || bench("larder-cluster", "gossip")).sum_up(),
         ["bench", "view"] => Steps::new().step("bench", || bench("larder-core", "view")).sum_up(),

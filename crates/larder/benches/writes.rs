@@ -6,10 +6,11 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
 
+mod support;
+
 use std::{
     convert::Infallible,
     env,
-    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,26 +19,23 @@ use std::{
 };
 
 use larder::{
-    ByteSize, Group, GroupConfig, Member, Node, Outcome, Tag, Tags, Value,
-    cluster::Static,
+    ByteSize, Group, GroupConfig, Outcome, Tag, Tags, Value,
     core::{
         stats::{Protocol, Source},
         store::Tier,
     },
     loader_fn,
-    peer::grpc,
 };
 use larder_bench::{Distribution, Keys};
 use tokio::{
-    net::TcpListener,
     runtime::Runtime,
     task::{JoinSet, yield_now},
     time::{MissedTickBehavior, interval, timeout},
 };
 
+use support::{Cluster, GROUP, Rounds, TIMEOUT, VALUE_LEN, key, median, middle, value};
+
 const ROUNDS: usize = 7;
-const VALUE_LEN: usize = 100;
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keys that one node owns and another asks for.
 const KEYS: usize = 10_000;
@@ -97,15 +95,15 @@ impl Op {
 
 fn put(runtime: &Runtime) {
     let (_cluster, asker, keys) = runtime.block_on(async {
-        let cluster = Cluster::start(3).await;
-        let groups = cluster.plain_groups(&GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
+        let cluster = Cluster::start(3, |_, node| node).await;
+        let groups = plain_groups(&cluster, &GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
         let keys: Arc<[String]> = cluster.keys_of(1).take(KEYS).collect();
         for key in &*keys {
             groups[0].put(key, value()).await.unwrap();
         }
         (cluster, groups[0].clone(), keys)
     });
-    let mut rounds = Rounds::default();
+    let mut rounds = Rounds::new();
     for _ in 0..ROUNDS {
         let p50 = |op| runtime.block_on(p50_of_one(op, &asker, &keys)).as_secs_f64() * 1e6;
         let rate = |op| runtime.block_on(rate_of_many(op, &asker, &keys));
@@ -161,8 +159,8 @@ async fn rate_of_many(op: Op, asker: &Group, keys: &Arc<[String]>) -> f64 {
 
 fn hot(runtime: &Runtime) {
     runtime.block_on(async {
-        let cluster = Cluster::start(3).await;
-        let groups = cluster.plain_groups(&GroupConfig::default());
+        let cluster = Cluster::start(3, |_, node| node).await;
+        let groups = plain_groups(&cluster, &GroupConfig::default());
         let keys: Vec<String> = cluster.keys_of(1).take(1 + HOT_PUTS).collect();
         let (hot, cold) = keys.split_first().unwrap();
         for key in &keys {
@@ -177,7 +175,7 @@ fn hot(runtime: &Runtime) {
         let full: Vec<usize> = full.join_all().await;
         let half = full.iter().sum::<usize>() / full.len() / 2;
 
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::new();
         for _ in 0..ROUNDS {
             let [cold_alone, hot_alone] = puts(&others, hot, cold).await;
             let is_over = Arc::new(AtomicBool::new(false));
@@ -265,9 +263,11 @@ async fn gets_at_half_load(group: Group, key: String, a_millisecond: usize, is_o
 
 fn tag(runtime: &Runtime) {
     runtime.block_on(async {
-        let cluster = Cluster::start(3).await;
-        let groups =
-            cluster.plain_groups(&GroupConfig { capacity_bytes: ByteSize::gib(1).as_u64(), ..GroupConfig::default() });
+        let cluster = Cluster::start(3, |_, node| node).await;
+        let groups = plain_groups(
+            &cluster,
+            &GroupConfig { capacity_bytes: ByteSize::gib(1).as_u64(), ..GroupConfig::default() },
+        );
         let mut keys = vec![Vec::new(); groups.len()];
         for key in (0..TAGGED).map(|index| key(index as u64)) {
             keys[cluster.owner_of(&key)].push(key);
@@ -369,8 +369,8 @@ struct Flash {
 }
 
 async fn flash_round(hot_lease: Duration) -> Flash {
-    let cluster = Cluster::start(5).await;
-    let groups = cluster.loaded_groups(&GroupConfig { hot_lease, ..GroupConfig::default() });
+    let cluster = Cluster::start(5, |_, node| node).await;
+    let groups = loaded_groups(&cluster, &GroupConfig { hot_lease, ..GroupConfig::default() });
     let owner = cluster.owner_of(&key(0));
     // Gets that each node answered itself. The others are among the requests to the nodes that it asked.
     let answered: Vec<Arc<AtomicU64>> = groups.iter().map(|_| Arc::default()).collect();
@@ -421,15 +421,15 @@ async fn flash_round(hot_lease: Duration) -> Flash {
 
 fn reads(runtime: &Runtime) {
     let (_cluster, owner, asker, keys) = runtime.block_on(async {
-        let cluster = Cluster::start(3).await;
-        let groups = cluster.loaded_groups(&GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
+        let cluster = Cluster::start(3, |_, node| node).await;
+        let groups = loaded_groups(&cluster, &GroupConfig { hot_lease: Duration::ZERO, ..GroupConfig::default() });
         let keys: Arc<[String]> = cluster.keys_of(1).take(KEYS).collect();
         for key in &*keys {
             groups[0].get(key).await.unwrap();
         }
         (cluster, groups[1].clone(), groups[0].clone(), keys)
     });
-    let mut rounds = Rounds::default();
+    let mut rounds = Rounds::new();
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let hits = 100 * keys.len();
@@ -438,7 +438,7 @@ fn reads(runtime: &Runtime) {
         }
         let hit = started.elapsed().as_secs_f64() * 1e9 / hits as f64;
         let p50 = runtime.block_on(p50_of_one(Op::Get, &asker, &keys)).as_secs_f64() * 1e6;
-        rounds.add([hit, p50, runtime.block_on(rate_of_many(Op::Get, &asker, &keys)), 0.0]);
+        rounds.add([hit, p50, runtime.block_on(rate_of_many(Op::Get, &asker, &keys))]);
     }
     println!("\nGets of a group with an origin that nobody writes, {VALUE_LEN} B");
     println!("hit at its owner, ns {:.0}", rounds.median(0));
@@ -449,101 +449,17 @@ fn reads(runtime: &Runtime) {
     );
 }
 
-// Nodes, keys and figures
+// Groups, on all nodes
 
-const GROUP: &str = "users";
-
-struct Cluster {
-    nodes: Vec<Node>,
-    _servers: JoinSet<()>,
+fn plain_groups(cluster: &Cluster, config: &GroupConfig) -> Vec<Group> {
+    cluster.nodes.iter().map(|node| node.plain_group(GROUP).config(config.clone()).open().unwrap()).collect()
 }
 
-impl Cluster {
-    async fn start(count: usize) -> Self {
-        let mut listeners = Vec::new();
-        for name in ["a", "b", "c", "d", "e"].into_iter().take(count) {
-            listeners.push((name, TcpListener::bind("127.0.0.1:0").await.unwrap()));
-        }
-        let member =
-            |(name, listener): &(&str, TcpListener)| Member::new(*name, listener.local_addr().unwrap().to_string());
-        let membership = Static::new(listeners.iter().map(member)).unwrap();
-        let (mut nodes, mut servers) = (Vec::new(), JoinSet::new());
-        for (name, listener) in listeners {
-            let node = Node::builder().name(name).membership(membership.clone()).start().await.unwrap();
-            let (served, locks) = (node.core().clone(), node.locks().clone());
-            servers.spawn(grpc::serve_node(listener, served, locks, || true, pending()));
-            nodes.push(node);
-        }
-        let serve = async {
-            while !nodes.iter().all(|node| node.view().is_serving()) {
-                yield_now().await;
-            }
-        };
-        timeout(TIMEOUT, serve).await.unwrap();
-        Self { nodes, _servers: servers }
-    }
-
-    fn plain_groups(&self, config: &GroupConfig) -> Vec<Group> {
-        self.nodes.iter().map(|node| node.plain_group(GROUP).config(config.clone()).open().unwrap()).collect()
-    }
-
-    fn loaded_groups(&self, config: &GroupConfig) -> Vec<Group> {
-        let loader = || loader_fn(|_| async { Ok::<_, Infallible>(Some(value())) });
-        self.nodes.iter().map(|node| node.group(GROUP, loader()).config(config.clone()).open().unwrap()).collect()
-    }
-
-    /// Which node owns a key.
-    fn owner_of(&self, key: &str) -> usize {
-        let owner = self.nodes[0].core().place(GROUP, key.as_bytes()).owner.unwrap();
-        self.nodes.iter().position(|node| *node.core().name() == owner).unwrap()
-    }
-
-    fn keys_of(&self, node: usize) -> impl Iterator<Item = String> {
-        (0..).map(key).filter(move |key| self.owner_of(key) == node)
-    }
-}
-
-/// Twenty bytes.
-fn key(index: u64) -> String {
-    format!("user:{index:015}")
-}
-
-fn value() -> Value {
-    Value::from(vec![7; VALUE_LEN])
+fn loaded_groups(cluster: &Cluster, config: &GroupConfig) -> Vec<Group> {
+    let loader = || loader_fn(|_| async { Ok::<_, Infallible>(Some(value())) });
+    cluster.nodes.iter().map(|node| node.group(GROUP, loader()).config(config.clone()).open().unwrap()).collect()
 }
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-fn middle(mut durations: Vec<Duration>) -> Duration {
-    durations.sort();
-    durations[durations.len() / 2]
-}
-
-fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-/// What several rounds of four measurements came to.
-#[derive(Default)]
-struct Rounds(Vec<[f64; 4]>);
-
-impl Rounds {
-    fn add(&mut self, figures: [f64; 4]) {
-        self.0.push(figures);
-    }
-
-    fn median(&self, of: usize) -> f64 {
-        median(self.0.iter().map(|round| round[of]))
-    }
-
-    /// The ratio of two of them, within each round: median, least and greatest.
-    fn ratio(&self, over: usize, under: usize) -> String {
-        let ratios = self.0.iter().map(|round| round[over] / round[under]);
-        let (least, greatest) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.clone().fold(0.0, f64::max));
-        format!("{:.2} ({least:.2} to {greatest:.2})", median(ratios))
-    }
 }

@@ -24,6 +24,7 @@ use larder::{
     },
     core::Locks,
 };
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const ROUNDS: usize = 5;
@@ -114,6 +115,7 @@ fn guards(runtime: &Runtime, locks: Locks) -> Way<'_> {
 struct Daemon {
     child: Child,
     clients: String,
+    _folder: TempDir,
 }
 
 impl Daemon {
@@ -123,11 +125,13 @@ impl Daemon {
         for line in cluster.lines() {
             command.args(["--set", &format!("cluster.{}", line.replace(" = ", "="))]);
         }
+        let folder = tempfile::tempdir().unwrap();
+        command.args(["--set", &format!("node.data_dir={}", folder.path().display())]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let clients =
             lines.map(Result::unwrap).find_map(|line| Some(line.trim().strip_prefix("clients")?.trim().to_owned()));
-        let daemon = Self { child, clients: clients.unwrap() };
+        let daemon = Self { child, clients: clients.unwrap(), _folder: folder };
         // Who keeps the locks may not be up yet.
         let until = Instant::now() + START_TIME_MAX;
         while !daemon.lock(&["--wait", "0s"]).status().unwrap().success() {
