@@ -23,6 +23,7 @@ use tokio::{
 use super::{Records, gather::Gathering, pieces::Partial};
 use crate::{
     Node, Version, View,
+    claim::Phase,
     placement::{SLOT_COUNT, Slot, SlotSet},
 };
 
@@ -238,6 +239,12 @@ impl Node {
         let known = custody.known.lock();
         let is_missing = |(slot, term): &(Slot, Version)| known.gathered[usize::from(slot.number())] != *term;
         held.into_iter().filter(is_missing).collect()
+    }
+
+    /// Whether this node acts for all slots that a view says are its own, and has all their records.
+    pub(super) fn has_all_records(&self, view: &View) -> bool {
+        let mut mine = Slot::all().filter(|slot| view.is_mine(*slot, &[]));
+        mine.all(|slot| self.phase(slot, &[]) == Phase::Acts) && self.slots_without_records().is_empty()
     }
 
     /// Of these slots, those that this node still acts for under these terms.

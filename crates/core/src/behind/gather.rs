@@ -344,9 +344,13 @@ impl Node {
         let mut gatherings = custody.gatherings.lock();
         let (mut slots, mut without) = (0, BTreeSet::new());
         for gathering in gatherings.iter_mut() {
-            gathering.is_forced = true;
-            slots += gathering.slots.len();
-            without.extend(gathering.unheard.iter().cloned());
+            // Of what went to others meanwhile those are told whom nobody has heard.
+            let held = self.still_held(&gathering.slots).len();
+            if held > 0 {
+                gathering.is_forced = true;
+                slots += held;
+                without.extend(gathering.unheard.iter().cloned());
+            }
         }
         drop(gatherings);
         custody.changed.send_replace(());

@@ -40,14 +40,16 @@ impl Node {
             {
                 gathering.spawn(gather);
             }
-            if let Err(error) = self.step_records(custody).await {
-                tracing::warn!(%error, "records of writes can't be seen to: trying again");
-                // Those that go on do so meanwhile.
-                sleep(PAUSE).await;
-                continue;
-            }
+            let pause = match self.step_records(custody).await {
+                Ok(()) => STEP,
+                Err(error) => {
+                    tracing::warn!(%error, "records of writes can't be seen to: trying again");
+                    PAUSE
+                }
+            };
+            // Slots that come are seen to also where nobody keeps second copies: what there is of them can be read.
             tokio::select! {
-                () = sleep(STEP) => {}
+                () = sleep(pause) => {}
                 () = custody.work.notified() => is_new = true,
                 Some(_) = gathering.join_next() => {}
                 // The sender is the node's.
@@ -61,10 +63,12 @@ impl Node {
         if custody.is_settled(view.number()) {
             return Ok(());
         }
-        // Before anything is taken down under this view: who may have it has to be known after a start (rule B6).
+        // Before anything is taken down under this view: who may have it has to be known after a start (rule B6). Those before are to be
+        // asked about slots that are claimed still (rule B4).
         let mut members: BTreeSet<Arc<str>> = view.members().iter().map(|member| member.name.clone()).collect();
         let missing = custody.missing();
-        if !missing.is_empty() || !custody.has_started.load(Ordering::Acquire) {
+        let has_all = missing.is_empty() && self.has_all_records(&view);
+        if !has_all || !custody.has_started.load(Ordering::Acquire) {
             members.extend(missing);
             members.extend(custody.records.members().into_iter().flatten());
         }

@@ -335,6 +335,51 @@ async fn a_takeover_goes_on_without_who_does_not_come_back_and_says_so() {
     assert_eq!(again.cluster.nodes[owner].take_over_records().slots, 0);
 }
 
+/// Rule B4: a write is on two disks, and both are away.
+#[tokio::test(start_paused = true)]
+async fn where_two_die_at_once_nobody_answers_for_what_they_had_before_a_takeover() {
+    let behind = three().await;
+    behind.table.set("k", "old");
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.put(third, "k", "new").await.unwrap();
+    behind.kill(owner);
+    behind.kill(stand_in);
+    behind.leave(&[third]);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(behind.cluster.get(third, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    assert_eq!(behind.table.loads(), 0);
+    let takeover = behind.cluster.nodes[third].take_over_records();
+    let mut without: Vec<_> = [owner, stand_in].map(|place| behind.cluster.nodes[place].name().clone()).to_vec();
+    without.sort();
+    assert_eq!(takeover.without, without);
+    // That was given up.
+    behind.until(third, "k", Some("old")).await;
+    behind.put(third, "k", "newer").await.unwrap();
+}
+
+/// Rule B4: nothing can be written, but what there is can be read.
+#[tokio::test(start_paused = true)]
+async fn a_takeover_counts_also_where_nobody_can_keep_second_copies() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.put(third, "k", "new").await.unwrap();
+    let is_kept_by_owner =
+        |key: &String| behind.cluster.owner(key) == stand_in && behind.cluster.stand_in(key) == owner;
+    let own = (0..).map(|number| format!("own{number}")).find(is_kept_by_owner).unwrap();
+    behind.put(third, &own, "own").await.unwrap();
+    behind.kill(owner);
+    behind.kill(third);
+    // Its stand-in's view has another who is away, so that there is none who keeps what the owner had copies of.
+    let left = [stand_in, third].map(|place| behind.cluster.nodes[place].name().to_string());
+    behind.cluster.nodes[stand_in].change_view(members(&left)).unwrap();
+    sleep(Duration::from_secs(10)).await;
+    behind.cluster.get(stand_in, "k").await.unwrap_err();
+    let takeover = behind.cluster.nodes[stand_in].take_over_records();
+    assert!(takeover.slots > 0, "{takeover}");
+    behind.until(stand_in, "k", Some("new")).await;
+    assert_eq!(behind.put(stand_in, "k", "newer").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+}
+
 /// Values that do not go in one message.
 #[tokio::test(start_paused = true)]
 async fn a_long_value_is_copied_and_told_of_whole() {

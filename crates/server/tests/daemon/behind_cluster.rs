@@ -24,13 +24,14 @@ async fn three(settings: &str) -> (Cluster, Arc<Sink>, TempDir) {
 }
 
 /// Puts a key at some node that takes it, now or in a moment.
-async fn put(node: &Daemon, key: &str, value: &str) {
+pub(crate) async fn put(node: &Daemon, key: &str, value: &str) {
     within(PATIENCE, "a write", async {
         loop {
             let answer = node.ask(put_key(key, value.to_owned())).await;
             match answer.status {
                 204 => return,
-                503 => tokio::time::sleep(POLL_INTERVAL).await,
+                // It may be done or not, and is done again.
+                503 | 504 => tokio::time::sleep(POLL_INTERVAL).await,
                 _ => panic!("{answer:?}"),
             }
         }
@@ -39,7 +40,7 @@ async fn put(node: &Daemon, key: &str, value: &str) {
 }
 
 /// Waits until a node answers for a key, and says what.
-async fn got(node: &Daemon, key: &str) -> String {
+pub(crate) async fn got(node: &Daemon, key: &str) -> String {
     let until = Instant::now() + PATIENCE;
     loop {
         let answer = node.ask(get_key(key)).await;
@@ -51,13 +52,13 @@ async fn got(node: &Daemon, key: &str) -> String {
     }
 }
 
-async fn takeover(node: &Daemon) -> Output {
+pub(crate) async fn takeover(node: &Daemon) -> Output {
     let mut command = larder();
     command.args(["takeover", "--admin", &node.admin.to_string()]);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-fn has_all(keys: &[String], value: &str) -> impl Fn(&HashMap<String, String>) -> bool {
+pub(crate) fn has_all(keys: &[String], value: &str) -> impl Fn(&HashMap<String, String>) -> bool {
     let (keys, value) = (keys.to_vec(), value.to_owned());
     move |rows| keys.iter().all(|key| rows.get(key) == Some(&value))
 }
@@ -80,27 +81,6 @@ async fn what_was_acknowledged_reaches_the_origin_though_its_owner_was_killed() 
     }
     sink.be(Mood::Well);
     sink.comes_to("what the dead node acknowledged", has_all(&keys, "v")).await;
-    sink.assert_in_order();
-}
-
-/// Rule B6.
-#[tokio::test]
-async fn all_that_are_killed_at_once_have_lost_nothing_when_they_are_back() {
-    let (mut cluster, sink, _folder) = three("write_delay = '10ms'").await;
-    let keys: Vec<String> = (0..12).map(|number| format!("k{number}")).collect();
-    for (number, key) in keys.iter().enumerate() {
-        put(&cluster[number % 3], key, "old").await;
-        put(&cluster[(number + 1) % 3], key, "v").await;
-    }
-    (0..3).for_each(|node| cluster[node].kill());
-    for node in [2, 0, 1] {
-        cluster.restart_unready(node).await;
-    }
-    for key in &keys {
-        assert_eq!(got(&cluster[0], key).await, "v");
-    }
-    sink.be(Mood::Well);
-    sink.comes_to("all that was acknowledged", has_all(&keys, "v")).await;
     sink.assert_in_order();
 }
 

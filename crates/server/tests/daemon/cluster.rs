@@ -11,7 +11,9 @@ use tokio::net::TcpSocket;
 
 use crate::{
     client::{GROUP, get},
+    gossip::{agree, config_of},
     process::Daemon,
+    ways::Ways,
 };
 
 /// A port that nobody else is given as long as this lives, and that a daemon can listen on: the socket is bound but
@@ -64,6 +66,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Daemon>,
     configs: Vec<String>,
     ports: Vec<Port>,
+    /// The ways of their gossip, if they do.
+    _ways: Option<Ways>,
 }
 
 impl Cluster {
@@ -105,7 +109,34 @@ impl Cluster {
         };
         let configs: Vec<String> = lists.iter().enumerate().map(config).collect();
         let nodes = join_all(configs.iter().map(|config| Daemon::start_flagged(config, flags))).await;
-        Self { nodes, configs, ports }
+        Self { nodes, configs, ports, _ways: None }
+    }
+
+    /// So many nodes that find each other by gossip, each with a folder of its own below `data`, once they agree. Each gossips at the same
+    /// place in all its runs.
+    pub(crate) async fn gossiping(len: usize, groups: &str, data: &Path) -> Self {
+        let ways = Ways::between(u8::try_from(len).unwrap()).await;
+        let seeds: Vec<SocketAddr> = (0..len).map(|place| ways.advertised(place)).collect();
+        let config = |place| {
+            let (name, host) = (name(place).to_string(), ways.advertised(place).ip());
+            let listeners = format!("advertise = \"{host}\"\nlisten = \"{host}:0\"\npeer = \"{host}:0\"");
+            let node = format!("{listeners}\ndata_dir = {:?}", data.join(&name));
+            config_of(&name, &node, &ways.to(place).to_string(), &seeds, groups)
+        };
+        let configs: Vec<String> = (0..len).map(config).collect();
+        let nodes = join_all(configs.iter().map(|config| Daemon::start(config))).await;
+        let cluster = Self { nodes, configs, ports: Vec::new(), _ways: Some(ways) };
+        cluster.agree(&(0..len).collect::<Vec<_>>()).await;
+        cluster
+    }
+
+    /// Waits until each of these nodes sees just them.
+    pub(crate) async fn agree(&self, places: &[usize]) {
+        let mut places = places.to_vec();
+        places.sort_unstable();
+        let names: Vec<String> = places.iter().map(|place| name(*place).to_string()).collect();
+        let nodes: Vec<&Daemon> = places.iter().map(|place| &self.nodes[*place]).collect();
+        agree(&nodes, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
 
     /// Starts a node again that was killed: the same name, the same place, and nothing in it.
@@ -128,8 +159,15 @@ impl Cluster {
 
     /// Who owns a key, as the first node sees it.
     pub(crate) async fn owner(&self, key: &str) -> usize {
+        self.owner_and_stand_in(key).await.0
+    }
+
+    /// The same, and who stands in for it: the owner itself where there is nobody else.
+    pub(crate) async fn owner_and_stand_in(&self, key: &str) -> (usize, usize) {
         let answer = self.nodes[0].ask(get(&format!("/v1/cluster/owner/{GROUP}/{key}"))).await.json();
-        usize::from(answer["owner"].as_str().unwrap().as_bytes()[0] - b'a')
+        let place = |part: &str| Some(usize::from(answer[part].as_str()?.as_bytes()[0] - b'a'));
+        let owner = place("owner").unwrap();
+        (owner, place("stand_in").unwrap_or(owner))
     }
 
     /// So many keys that begin with `prefix` and belong to a node.

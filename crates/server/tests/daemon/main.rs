@@ -7,6 +7,7 @@
 mod answer;
 mod behind;
 mod behind_cluster;
+mod behind_restarts;
 mod behind_torture;
 mod bench;
 #[path = "../http/broken.rs"]

@@ -1,20 +1,37 @@
 //! An origin that is written to, in the process of the test: it takes down every change, and takes them, refuses them or is away as it
 //! is told to.
 
-use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    time::sleep,
+};
 
 use crate::client::{GROUP, within};
 
 /// How long a change may take to come that has to: a flush that failed is tried again after 30 s at most.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a request that hung may take from when it does not have to any more, in milliseconds.
+const UNHANG_MS_MAX: u64 = 300;
 
 /// What becomes of requests.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
@@ -26,7 +43,7 @@ pub(crate) enum Mood {
     Slow(Duration),
     /// They are answered 503, and nothing is done.
     Failing,
-    /// They are never answered.
+    /// They are not answered before it is in another mood.
     Hanging,
 }
 
@@ -46,14 +63,49 @@ pub(crate) struct Sink {
     made: watch::Sender<Vec<Made>>,
     mood: watch::Sender<Mood>,
     rows: watch::Sender<HashMap<String, String>>,
+    /// The newest version of each key, where nothing older is taken.
+    newest: Option<Mutex<HashMap<String, String>>>,
+    turned_down: AtomicUsize,
+    /// What the next change has to wait for.
+    turnstile: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+}
+
+/// A change that has come, or will, and is not made yet.
+pub(crate) struct Parked {
+    comes: oneshot::Receiver<()>,
+    goes_on: oneshot::Sender<()>,
+}
+
+impl Parked {
+    /// Waits until it has come.
+    pub(crate) async fn comes(&mut self) {
+        within(PATIENCE, "a change", &mut self.comes).await.unwrap();
+    }
+
+    /// Has it made, or judged.
+    pub(crate) fn goes_on(self) {
+        self.goes_on.send(()).unwrap();
+    }
 }
 
 impl Sink {
+    /// One that takes every change that comes.
     pub(crate) async fn start() -> Arc<Self> {
+        Self::serve(None).await
+    }
+
+    /// One that turns changes down with 412 that are older than what it has.
+    pub(crate) async fn fencing() -> Arc<Self> {
+        Self::serve(Some(Mutex::default())).await
+    }
+
+    async fn serve(newest: Option<Mutex<HashMap<String, String>>>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (made, mood, rows) = Default::default();
-        let sink = Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows });
+        let (turned_down, turnstile) = Default::default();
+        let sink =
+            Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows, newest, turned_down, turnstile });
         let serving = sink.clone();
         tokio::spawn(async move {
             loop {
@@ -79,6 +131,18 @@ impl Sink {
 
     pub(crate) fn be(&self, mood: Mood) {
         self.mood.send_replace(mood);
+    }
+
+    /// Has the next change wait that comes.
+    pub(crate) fn park(&self) -> Parked {
+        let ((come, comes), (goes_on, wait)) = (oneshot::channel(), oneshot::channel());
+        *self.turnstile.lock() = Some((come, wait));
+        Parked { comes, goes_on }
+    }
+
+    /// How many changes were older than what it had.
+    pub(crate) fn turned_down(&self) -> usize {
+        self.turned_down.load(Relaxed)
     }
 
     /// Every change that was made, in order.
@@ -127,8 +191,12 @@ impl Sink {
                     break;
                 }
                 Mood::Failing => return status(StatusCode::SERVICE_UNAVAILABLE),
-                // The sender lives as long as the test.
-                Mood::Hanging => mood.changed().await.unwrap(),
+                Mood::Hanging => {
+                    // The sender lives as long as the test.
+                    mood.changed().await.unwrap();
+                    // Those that hung come in any order.
+                    sleep(Duration::from_millis(fastrand::u64(..UNHANG_MS_MAX))).await;
+                }
             }
         }
         let value = match head.method {
@@ -141,7 +209,22 @@ impl Sink {
             Method::PUT => Some(String::from_utf8(body.to_bytes().to_vec()).unwrap()),
             _ => None,
         };
+        let turnstile = self.turnstile.lock().take();
+        if let Some((come, wait)) = turnstile {
+            // Who let neither go on is not there any more.
+            let _told = come.send(());
+            let _done = wait.await;
+        }
         let version = head.headers["larder-version"].to_str().unwrap().to_owned();
+        let mut newest = self.newest.as_ref().map(Mutex::lock);
+        if let Some(newest) = &mut newest {
+            let newest = newest.entry(key.clone()).or_default();
+            if version < *newest {
+                self.turned_down.fetch_add(1, Relaxed);
+                return status(StatusCode::PRECONDITION_FAILED);
+            }
+            newest.clone_from(&version);
+        }
         self.made.send_modify(|made| made.push(Made { key: key.clone(), version, value: value.clone() }));
         self.rows.send_modify(|rows| match value {
             Some(value) => drop(rows.insert(key, value)),
