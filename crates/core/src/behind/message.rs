@@ -74,6 +74,11 @@ pub enum AboutRecords {
         /// Which slots.
         slots: SlotSet,
     },
+    /// Who says it could not take a record down itself: the copy that the other keeps for it goes.
+    TakeBack {
+        /// The record.
+        id: RecordId,
+    },
 }
 
 /// How far the telling has come.

@@ -27,7 +27,7 @@ pub(crate) use custody::Custody;
 pub use gather::Takeover;
 pub use message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord};
 pub use record::{Appended, Holder, Mark, Place, Record, RecordId, Settled, Settlement};
-pub(crate) use replicas::Copied;
+pub(crate) use replicas::{TakenDown, unknown_copy};
 
 use crate::{Error, Group, Store, Version, placement::SlotSet, version::Reading};
 

@@ -1,7 +1,7 @@
 //! Second copies: where they are, how they get there, and what this node keeps for others (rules B1 and B5).
 //!
-//! A record goes to the owner's disk first and to the other's then. At the same time would spare a sync, but a disk that has no room has to
-//! be able to say that nothing was written.
+//! A record goes to the owner's disk and to the other's at the same time: a write waits for one sync, and twice as many share each. If the
+//! owner's own disk turns out to have no room, the copy is taken back; where that can't be, whether it was written is in doubt.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt, TryFutureExt,
+    future::{join, join_all},
+};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
@@ -22,6 +25,7 @@ use crate::{
     claim::{Phase, SlotCall, SlotReply},
     peer::PeerError,
     placement::{Slot, SlotSet},
+    rules::{Rule, keeps},
 };
 
 /// How long a member may take to take records down: its disk takes milliseconds.
@@ -39,11 +43,20 @@ const RELEASE_GRACE: Duration = Duration::from_secs(1);
 /// The same where the group is not open.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
-/// What became of the second copy of a record.
+/// Where a record is that was taken down here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Copied {
-    /// It is on another's disk.
-    Kept,
+pub(crate) enum TakenDown {
+    /// On as many disks as it has to be.
+    Safe,
+    /// A second copy may be somewhere.
+    Unknown,
+}
+
+/// What became of the second copy of a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Copied {
+    /// It is on the disk of this one.
+    Kept(Arc<str>),
     /// There is no other member.
     Alone,
     /// It is nowhere.
@@ -64,9 +77,43 @@ impl Node {
         others.into_iter().map(|member| member.name.clone()).collect()
     }
 
-    /// Has another member keep a copy of a record of a slot that this node acts for.
-    pub(crate) async fn copy_record(&self, record: &Record, deadline: Instant) -> Copied {
-        let Some(custody) = self.custody() else { return Copied::Nowhere };
+    /// Takes a record of a slot that this node acts for down, here and at another member (rule B1).
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if nothing was, or, of the kind [`Indeterminate`](ErrorKind::Indeterminate), if that is not known.
+    pub(crate) async fn take_down(&self, record: &Record, deadline: Instant) -> Result<TakenDown, Error> {
+        let Some(custody) = self.custody() else { return Err(nobody_keeps()) };
+        let mut here = custody.records.append(vec![record.clone()]);
+        // What is refused without its being tried costs nobody a copy.
+        let at_once = (&mut here).now_or_never().transpose()?;
+        let copy =
+            async { if keeps(Rule::B1) { self.copy_record(custody, record, deadline).await } else { Copied::Alone } };
+        let (here, copied) = match at_once {
+            Some(_) => (Ok(()), copy.await),
+            None => join(here.map_ok(drop), copy).await,
+        };
+        match (here, copied) {
+            (Ok(()), Copied::Kept(_) | Copied::Alone) => Ok(TakenDown::Safe),
+            (Ok(()), Copied::Unknown) => Ok(TakenDown::Unknown),
+            (Ok(()), Copied::Nowhere) => {
+                custody.records.discard(vec![record.id.clone()]).await.map_err(|_| unknown_copy())?;
+                let message = "no other member can be reached to keep a second copy of the write: nothing was written";
+                Err(Error::new(ErrorKind::OwnerUnreachable, message))
+            }
+            (Err(error), Copied::Kept(at)) if error.kind() != ErrorKind::Indeterminate => {
+                let about = AboutRecords::TakeBack { id: record.id.clone() };
+                let until = Instant::now() + COPY_WAIT;
+                let gone = self.say_of_records(&at, &record.id.place.group, about, until).await;
+                Err(if gone.is_ok() { error } else { unknown_copy() })
+            }
+            (Err(_), Copied::Unknown) => Err(unknown_copy()),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Has another member keep a copy of a record.
+    async fn copy_record(&self, custody: &Custody, record: &Record, deadline: Instant) -> Copied {
         let slot = record.id.place.slot;
         let mut came_to = Copied::Nowhere;
         loop {
@@ -78,7 +125,7 @@ impl Node {
                 match self.keep_at(&name, &record.id.place.group, vec![record.clone()], Vec::new(), deadline).await {
                     Ok(()) => {
                         custody.holds(slot, &name);
-                        came_to = Copied::Kept;
+                        came_to = Copied::Kept(name);
                         break;
                     }
                     Err(error) => {
@@ -92,7 +139,8 @@ impl Node {
                 }
             }
             // Who has left may not be asked by those who look for records.
-            if came_to != Copied::Kept || self.peek_view().number() == view.number() || Instant::now() >= deadline {
+            let is_final = self.peek_view().number() == view.number() || Instant::now() >= deadline;
+            if is_final || !matches!(came_to, Copied::Kept(_)) {
                 return came_to;
             }
         }
@@ -310,6 +358,7 @@ impl Node {
                 let start = usize::try_from(at).unwrap_or(usize::MAX).min(value.len());
                 Ok(RecordsReply::Piece(value.slice(start..value.len().min(start + PIECE_LEN))))
             }
+            AboutRecords::TakeBack { id } => self.take_back(custody, from, id).await,
             AboutRecords::Forget { slots } => {
                 self.forget_records(custody, from, group, slots).await?;
                 custody.changed.send_replace(());
@@ -336,6 +385,18 @@ impl Node {
         let settled = async { if marks.is_empty() { Ok(()) } else { custody.records.settle(marks).await } };
         let (appended, settled) = tokio::join!(appended, settled);
         appended.and(settled)?;
+        Ok(RecordsReply::Done)
+    }
+
+    /// Drops a copy that this node keeps for another.
+    async fn take_back(&self, custody: &Custody, owner: &Arc<str>, id: RecordId) -> Result<RecordsReply, Error> {
+        if self.acts_for_any(std::iter::once(id.place.slot)) {
+            return Err(acts_itself());
+        }
+        let kept = custody.records.record(id.clone()).await?;
+        if kept.is_some_and(|record| record.holder == Holder::CopyFor(owner.clone())) {
+            custody.records.discard(vec![id]).await?;
+        }
         Ok(RecordsReply::Done)
     }
 
@@ -406,6 +467,11 @@ fn may_have(error: &PeerError) -> bool {
         PeerError::TimedOut => true,
         PeerError::Answered(error) => error.kind() == ErrorKind::Indeterminate,
     }
+}
+
+pub(crate) fn unknown_copy() -> Error {
+    let message = "whether a second copy of the write is kept is not known: read the key to see whether it was done";
+    Error::new(ErrorKind::Indeterminate, message)
 }
 
 fn nobody_keeps() -> Error {

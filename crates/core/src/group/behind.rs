@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 use super::{Fetched, Group, Inner, Landing, carry_out::not_here, load::Start, unreachable};
 use crate::{
     Change, Error, ErrorKind, Key, Moment, Store, Update, UpdateError, Version,
-    behind::{Copied, Mark, Place, Record, RecordId, RecordStats, Settled, Settlement, UNFLUSHED_PART},
+    behind::{
+        Mark, Place, Record, RecordId, RecordStats, Settled, Settlement, TakenDown, UNFLUSHED_PART, unknown_copy,
+    },
     claim::Phase,
     flight::Writer,
     group::load::Role,
@@ -219,14 +221,7 @@ impl Group {
         let id = Place { group: self.name().clone(), slot, key: key.clone() }.at(version);
         let record = Record { idempotency_key: write.idempotency_key.clone(), ..Record::new(id.clone(), change) };
         let record = record.with_ttl(ttl);
-        records.append(vec![record.clone()]).await?;
-        let copied = if keeps(Rule::B1) { node.copy_record(&record, write.deadline).await } else { Copied::Alone };
-        if copied == Copied::Nowhere {
-            records.discard(vec![id]).await.map_err(|_| unknown_copy())?;
-            return Err(unreachable(
-                "no other member can be reached to keep a second copy of the write: nothing was written",
-            ));
-        }
+        let taken_down = node.take_down(&record, write.deadline).await?;
         // The copies elsewhere go, however long that takes: the write is taken down.
         self.settle_leases(key, slot, None).await?;
         let has_slot = writer.end(|| {
@@ -245,7 +240,7 @@ impl Group {
             return self.write_where_it_went(write, id).await;
         }
         records.recorded(&id);
-        if copied == Copied::Unknown { Err(unknown_copy()) } else { Ok(version) }
+        if taken_down == TakenDown::Unknown { Err(unknown_copy()) } else { Ok(version) }
     }
 
     /// The slot went to another node while a write was taken down: that one does it anew, as it may have asked for records before this one
@@ -290,11 +285,6 @@ impl Group {
         let message = "as much is waiting to be written to the origin as the group's capacity allows: try again when it has taken some";
         Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(UNFLUSHED_RETRY))
     }
-}
-
-fn unknown_copy() -> Error {
-    let message = "whether a second copy of the write is kept is not known: read the key to see whether it was done";
-    Error::new(ErrorKind::Indeterminate, message)
 }
 
 /// A store, with what is asked of it counted as the group's requests to its origin.

@@ -205,8 +205,9 @@ fn calls_of_records() -> Vec<SlotCall> {
         AboutRecords::Keep { records: some_records(), marks: some_record_marks() },
         AboutRecords::Keep { records: Vec::new(), marks: many },
         AboutRecords::Piece { id: id.clone(), at: 1 << 33, bytes: piece.into() },
-        AboutRecords::TellPiece { id, at: 7 },
+        AboutRecords::TellPiece { id: id.clone(), at: 7 },
         AboutRecords::Forget { slots: some_of_them() },
+        AboutRecords::TakeBack { id },
     ];
     tells.into_iter().chain(all).map(of_records).collect()
 }

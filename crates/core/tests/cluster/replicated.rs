@@ -115,6 +115,55 @@ async fn a_write_is_on_two_disks_before_it_is_acknowledged() {
     }
 }
 
+impl Behind {
+    /// A put whose owner's disk is held up, and whose copy is kept already.
+    async fn put_that_is_copied(
+        &self,
+        key: &'static str,
+    ) -> tokio::task::JoinHandle<Result<Option<Version>, larder_core::Error>> {
+        let (owner, stand_in) = (self.cluster.owner(key), self.cluster.stand_in(key));
+        self.disks[owner].hold(true);
+        let group = self.cluster.groups[owner].clone();
+        let put = async move { group.put(key, Value::from("new"), None, Condition::Always, TIMEOUT).await };
+        let put = tokio::spawn(put);
+        self.disks[stand_in].appends_begun(1).await;
+        quiet().await;
+        assert_eq!(self.holders(key), [(stand_in, self.copy_for(owner))]);
+        assert!(!put.is_finished());
+        put
+    }
+}
+
+/// Rule B1: neither disk waits for the other.
+#[tokio::test(start_paused = true)]
+async fn a_write_goes_to_both_disks_at_the_same_time() {
+    let behind = three().await;
+    let put = behind.put_that_is_copied("k").await;
+    behind.disks[behind.cluster.owner("k")].hold(false);
+    put.await.unwrap().unwrap();
+    assert_eq!(behind.holders("k").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_its_owner_has_no_room_for_is_taken_back_from_the_other_disk() {
+    let behind = three().await;
+    let (owner, put) = (behind.cluster.owner("k"), behind.put_that_is_copied("k").await);
+    behind.disks[owner].refuse(Some(larder_core::Error::new(ErrorKind::Overloaded, "the disk is full")));
+    behind.disks[owner].hold(false);
+    assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Overloaded);
+    assert_eq!(behind.holders("k"), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_back_is_in_doubt() {
+    let behind = three().await;
+    let (owner, put) = (behind.cluster.owner("k"), behind.put_that_is_copied("k").await);
+    behind.disks[owner].refuse(Some(larder_core::Error::new(ErrorKind::Overloaded, "the disk is full")));
+    behind.kill(behind.cluster.stand_in("k"));
+    behind.disks[owner].hold(false);
+    assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Indeterminate);
+}
+
 /// Rule B1.
 #[tokio::test(start_paused = true)]
 async fn where_the_stand_in_is_away_the_next_member_keeps_the_copy_and_without_any_nothing_is_written() {

@@ -39,6 +39,7 @@ pub(super) fn op(call: &RecordsCall) -> Op {
         }
         AboutRecords::TellPiece { id, at } => Op::TellPiece(proto::TellPiece { record: Some(place_of(id)), at: *at }),
         AboutRecords::Forget { slots } => Op::ForgetRecords(proto::ForgetRecords { slots: slots.to_bytes().into() }),
+        AboutRecords::TakeBack { id } => Op::TakeBackRecord(proto::TakeBackRecord { record: Some(place_of(id)) }),
     }
 }
 
@@ -58,6 +59,9 @@ pub(super) fn parse_op(op: Op, group: &Arc<str>) -> Option<Result<AboutRecords, 
             parse_place(record, group).map(|id| AboutRecords::TellPiece { id, at })
         }
         Op::ForgetRecords(forget) => parse_slots(&forget.slots).map(|slots| AboutRecords::Forget { slots }),
+        Op::TakeBackRecord(proto::TakeBackRecord { record }) => {
+            parse_place(record, group).map(|id| AboutRecords::TakeBack { id })
+        }
         _ => return None,
     })
 }

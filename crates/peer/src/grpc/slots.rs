@@ -46,6 +46,7 @@ pub(super) fn are_asked_for(op: Option<&Op>) -> bool {
                 | Op::TellRecords(_)
                 | Op::TellPiece(_)
                 | Op::ForgetRecords(_)
+                | Op::TakeBackRecord(_)
         )
     )
 }
