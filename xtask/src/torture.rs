@@ -13,9 +13,9 @@ const SECONDS: u64 = 240;
 /// that are cut off, with strong groups by etcd and by Consul.
 const TESTS: u64 = 8;
 
-/// How often each of the tests of write-behind does something to its nodes in that time: 200 times in all, in some five minutes more.
-/// They wait for views to change and for origins to answer, so that they run at once.
-const ROUNDS: u64 = 70;
+/// How often each test of write-behind does something to its nodes, those that gossip half as often: some 200 times in all. They wait for
+/// views to change and for members that are away, so that they run at once.
+const ROUNDS: u64 = 84;
 
 /// How long a registry is away unless told otherwise, in seconds.
 const OUTAGE_SECONDS: u64 = 60;
@@ -42,7 +42,7 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     };
     // One after the other, each with the machine for itself.
     torture(&["history::", "nine_contenders", "--test-threads=1"])?;
-    torture(&["behind_torture::", "behind_restarts::three_", "--test-threads=3"])
+    torture(&["behind_torture::", "behind_restarts::three_nodes", "--test-threads=3"])
 }
 
 /// Registries that are away, for longer than `test` has them: `[--seconds N]`.

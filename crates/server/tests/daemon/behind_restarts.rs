@@ -160,13 +160,9 @@ async fn come_back_in_every_order(by: By, unless_told: usize) {
 }
 
 #[tokio::test]
-async fn three_listed_nodes_that_are_killed_at_once_have_lost_nothing_in_whatever_order_they_come_back() {
-    come_back_in_every_order(By::List, 2).await;
-}
-
-#[tokio::test]
-async fn three_gossiping_nodes_that_are_killed_at_once_have_lost_nothing_in_whatever_order_they_come_back() {
-    come_back_in_every_order(By::Gossip, 1).await;
+async fn three_nodes_that_are_killed_at_once_have_lost_nothing_in_whatever_order_they_come_back() {
+    // They wait for most of the time.
+    tokio::join!(come_back_in_every_order(By::List, 2), come_back_in_every_order(By::Gossip, 1));
 }
 
 /// Takes over, again and again, until the node answers for all these keys. Gives back what was given up, in its words.
@@ -231,13 +227,8 @@ async fn one_never_comes_back(by: By) {
 }
 
 #[tokio::test]
-async fn a_listed_node_that_never_comes_back_is_done_without_after_a_takeover() {
-    one_never_comes_back(By::List).await;
-}
-
-#[tokio::test]
-async fn a_gossiping_node_that_never_comes_back_is_done_without_after_a_takeover() {
-    one_never_comes_back(By::Gossip).await;
+async fn a_node_that_never_comes_back_is_done_without_after_a_takeover() {
+    tokio::join!(one_never_comes_back(By::List), one_never_comes_back(By::Gossip));
 }
 
 /// What two of three had, and nobody else, is lost with them.
@@ -277,13 +268,8 @@ async fn two_never_come_back(by: By) {
 }
 
 #[tokio::test]
-async fn a_takeover_gives_up_what_two_listed_nodes_had_and_nothing_else() {
-    two_never_come_back(By::List).await;
-}
-
-#[tokio::test]
-async fn a_takeover_gives_up_what_two_gossiping_nodes_had_and_nothing_else() {
-    two_never_come_back(By::Gossip).await;
+async fn a_takeover_gives_up_what_two_nodes_had_and_nothing_else() {
+    tokio::join!(two_never_come_back(By::List), two_never_come_back(By::Gossip));
 }
 
 /// What a node that stands still has sent to the origin comes there after what its successor made.

@@ -33,9 +33,11 @@ use crate::{
     sink::{Mood, Sink},
 };
 
-/// How many rounds there are unless told otherwise, and in a test whose rounds wait for views to change.
+/// How many rounds there are unless told otherwise.
 const ROUNDS: usize = 3;
-const ROUNDS_OF_GOSSIP: usize = 2;
+
+/// For how many of them there is one where nodes gossip: it waits for views to change.
+const ROUNDS_A_ROUND_OF_GOSSIP: usize = 2;
 
 const NODES: usize = 3;
 const KEYS: usize = 24;
@@ -108,8 +110,8 @@ fn set(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
 
-fn rounds(unless_told: usize) -> usize {
-    set("LARDER_TORTURE_ROUNDS").map_or(unless_told, |rounds| usize::try_from(rounds).expect("not that many"))
+fn rounds() -> usize {
+    set("LARDER_TORTURE_ROUNDS").map_or(ROUNDS, |rounds| usize::try_from(rounds).expect("not that many"))
 }
 
 /// What was written under a key: number after number, by one writer.
@@ -380,7 +382,7 @@ fn say(name: &str, round: usize, fault: Fault, mood: Mood, started: Instant) {
 async fn of_listed_nodes_that_are_killed_nothing_is_lost_or_made_out_of_order_at_any_origin() {
     let (folder, sink) = (tempfile::tempdir().unwrap(), Sink::start().await);
     let mut torture = Torture::begin("listed, any origin", sink, false, folder.path()).await;
-    torture.go_through(rounds(ROUNDS), &KILLS, &MOODS_THAT_END).await;
+    torture.go_through(rounds(), &KILLS, &MOODS_THAT_END).await;
     torture.judge().await;
 }
 
@@ -388,7 +390,7 @@ async fn of_listed_nodes_that_are_killed_nothing_is_lost_or_made_out_of_order_at
 async fn of_listed_nodes_that_are_killed_or_stand_still_nothing_is_lost_or_undone_at_an_origin_that_fences() {
     let (folder, sink) = (tempfile::tempdir().unwrap(), Sink::fencing().await);
     let mut torture = Torture::begin("listed, fencing origin", sink, false, folder.path()).await;
-    torture.go_through(rounds(ROUNDS), &FAULTS, &MOODS).await;
+    torture.go_through(rounds(), &FAULTS, &MOODS).await;
     torture.judge().await;
 }
 
@@ -396,6 +398,6 @@ async fn of_listed_nodes_that_are_killed_or_stand_still_nothing_is_lost_or_undon
 async fn of_gossiping_nodes_that_are_killed_or_stand_still_nothing_is_lost_or_undone_at_an_origin_that_fences() {
     let (folder, sink) = (tempfile::tempdir().unwrap(), Sink::fencing().await);
     let mut torture = Torture::begin("gossiping, fencing origin", sink, true, folder.path()).await;
-    torture.go_through(rounds(ROUNDS_OF_GOSSIP), &FAULTS, &MOODS).await;
+    torture.go_through(rounds().div_ceil(ROUNDS_A_ROUND_OF_GOSSIP), &FAULTS, &MOODS).await;
     torture.judge().await;
 }
