@@ -4,6 +4,9 @@
 //! a slot only if it was read after whoever had the slot before had stopped: that one said so with a proof of its own, or what
 //! proof it could have had has run out.
 //!
+//! Who releases a slot has most often heard of the view that takes it away, of which no proof may have come yet. What counts then is the last
+//! proof from before: whoever owns the slot by a view that it didn't show waits for as long as it counts, or for this node's release.
+//!
 //! Who was without a proof for a moment may have been off the list meanwhile, and another in its place. It knows nothing any more, and
 //! waits as if it had just received its view.
 
@@ -62,6 +65,29 @@ impl Node {
         let (gained, vouched) = self.tenure().gained(slot);
         let free = vouched.unwrap_or(gained + proven.lease());
         proven.sent >= free.max(proven.since)
+    }
+
+    /// Until when it is known that nobody else acts for a slot for which this node does, whatever views there have been since.
+    fn alone_until(&self, slot: Slot) -> Option<Moment> {
+        let proven = self.authority().proven.load();
+        let proven = (*proven).as_ref().filter(|_| self.tenure().phase(slot) == Phase::Acts)?;
+        let (gained, vouched) = self.tenure().gained(slot);
+        let free = vouched.unwrap_or(gained + proven.lease());
+        // A proof of a view in which the slot was another's was sent before it was gained.
+        (proven.sent >= free.max(proven.since)).then_some(proven.until)
+    }
+
+    /// Remembers what is known of the slots that this node is about to lose: proofs to come are of views in which they are another's.
+    pub(crate) fn prove_lost(&self, is_lost: impl Fn(Slot) -> bool) {
+        let Some(until) = self.authority().proven.load().as_ref().map(|proven| proven.until) else { return };
+        let lost = Slot::all().filter(|slot| is_lost(*slot) && self.alone_until(*slot) == Some(until));
+        self.tenure().prove(&lost.collect(), until);
+    }
+
+    /// Whether a release of a slot counts: this node acts for it, or did until its view gave it to another, and nobody else has.
+    pub(crate) fn can_vouch(&self, slot: Slot, now: Moment) -> bool {
+        let until = self.alone_until(slot).unwrap_or_else(|| self.tenure().proven_until(slot));
+        now < until
     }
 
     /// Whether this node's membership gives proofs.

@@ -437,6 +437,7 @@ impl Node {
         // Who comes after may not have heard yet; but one that was sent away has nothing to say.
         let is_member = new.members().position(self.name()).is_some();
         let lingers = if self.carries_claims() && is_member { self.hot_lease() } else { Duration::ZERO };
+        self.prove_lost(|slot| !new.is_mine(slot, &[]));
         let gained = tenure.lose_all_but(|slot| new.is_mine(slot, &[]), self.clock().now(), lingers);
         // Who boards a flight after this sees the new view; who boarded before is found by the groups below.
         self.0.view.store(new.clone());

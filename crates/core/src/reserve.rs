@@ -2,7 +2,7 @@
 //!
 //! A version is worth something only if no later run of the node gives a lower one, whatever its wall clock says by then. So a node
 //! with a disk reserves its clock ahead there and goes on above what it finds reserved after a restart. A version that goes out to an
-//! origin or into a journal waits until the reserve covers it; as it is renewed in time, hardly one ever does.
+//! origin or into a journal, and the fence of a lock, waits until the reserve covers it; as it is renewed in time, hardly one ever does.
 //!
 //! **It knows no disk.** Who keeps one says how far the clock is reserved, and waits here for what is to be reserved next. A node
 //! that nobody keeps one for waits for nothing.
@@ -70,13 +70,19 @@ impl ClockReserve {
         self.state.send_replace(State { until: Reading::default(), trouble: Some(trouble) });
     }
 
+    /// Whether a reading is covered: the disk has it, or there is none.
+    #[must_use]
+    pub fn is_covered(&self, reading: Reading) -> bool {
+        reading <= self.state.borrow().until
+    }
+
     /// Waits until a reading is covered.
     ///
     /// # Errors
     ///
     /// Why it can't be, as whoever keeps the reserve has said.
     pub async fn covers(&self, reading: Reading) -> Result<(), Error> {
-        if reading <= self.state.borrow().until {
+        if self.is_covered(reading) {
             return Ok(());
         }
         let mut state = self.state.subscribe();

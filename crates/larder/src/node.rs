@@ -186,9 +186,9 @@ impl NodeBuilder {
         self
     }
 
-    /// The journal in which the node reserves its clock ahead, so that its versions grow after a restart too, whatever the wall clock says by
-    /// then: for nodes whose groups write to their origins. Not set: it is reserved nowhere. The journal stays the caller's to close, once
-    /// the node is gone.
+    /// The journal in which the node reserves its clock ahead, so that its versions and the fences of locks that it keeps grow after a restart
+    /// too, whatever the wall clock says by then: for nodes whose groups write to their origins, or that keep locks. Not set: it is
+    /// reserved nowhere. The journal stays the caller's to close, once the node is gone.
     #[cfg(feature = "journal")]
     pub fn clock_journal(mut self, journal: larder_origin::journal::Journal) -> Self {
         self.clock_journal = Some(journal);

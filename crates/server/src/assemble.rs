@@ -263,7 +263,7 @@ pub async fn assemble_around(
     })
 }
 
-/// The journal in the data folder, where a group writes to its origin.
+/// The journal in the data folder, where a group writes to its origin or the node keeps locks.
 async fn open_journal(config: &Config) -> Result<Option<Journal>, Failure> {
     let Some(folder) = config.data_dir() else { return Ok(None) };
     let storage = DiskStorage::new(journal::path_in(folder));

@@ -4,6 +4,9 @@
 //! which it was locked: an index of Consul's log, which grows also where the key was deleted in between, as `LockIndex` doesn't.
 //! Who waits asks with blocking queries until nobody has the key, and then tries to lock it; of several, one gets it.
 //!
+//! A note to the next holder is a key of its own, `{service}/locks/note/{name}/`, which a session of the node's notes has, so that it goes
+//! away by itself. Whoever has the lock takes it down and puts its own in its place.
+//!
 //! # What a session promises, and what is made of it
 //!
 //! - A session's ttl is 10 s at least, and Consul may take twice as long to end it. It ends none sooner; a new leader begins all
@@ -26,17 +29,18 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use larder_core::{
-    Clock, Error, ErrorKind, LockService,
+    Clock, Error, ErrorKind, LockService, Moment,
     lock::{Acquired, FENCE_MAX, Grant, Hold, LOCK_TTL_MAX, LockName, LockRequest, LockToken},
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{Acquisitions, Keeper, PAUSE_MAX, Patience, REQUEST_TIME_MAX, away, refused, waiting::kept_while_waiting};
 use crate::{
@@ -64,6 +68,9 @@ const QUERY_JITTER_SHARE: u32 = 16;
 /// How often a key is tried that a lock-delay keeps from everybody: its end wakes nobody, and comes only after a holder that did not
 /// release its lock.
 const DELAYED_PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long a session has notes put under it. They last for so long at least after that: what they tell of has changed by then.
+const NOTES_TIME: Duration = Duration::from_secs(60);
 
 /// How people call it in messages.
 const CONSUL: &str = "Consul";
@@ -115,6 +122,7 @@ impl ConsulLocks {
             session_ttl_min,
             clock: Arc::new(clock),
             seed: AtomicU64::new(seed),
+            notes: Mutex::default(),
         };
         Ok(Self { consul: Arc::new(consul), acquisitions: Acquisitions::new(ACQUISITIONS_MAX) })
     }
@@ -145,6 +153,8 @@ struct Sessions {
     session_ttl_min: Duration,
     clock: Arc<dyn Clock>,
     seed: AtomicU64,
+    /// The session of this node's notes, and since when it is.
+    notes: Mutex<Option<(String, Moment)>>,
 }
 
 /// What became of an attempt to lock a key.
@@ -165,7 +175,7 @@ impl Keeper for Sessions {
         let ttl = request.ttl().max(self.session_ttl_min);
         loop {
             let sent = self.clock.now();
-            let session = self.begin(ttl).await.map_err(failure)?;
+            let session = self.begin(ttl, ttl).await.map_err(failure)?;
             let locked = self.lock_in_time(&key, &session, ttl, patience).await;
             let granted = match locked {
                 Ok(Locked::Done(index)) => self.granted(&key, &session, index, Hold { sent, ttl }).await,
@@ -177,7 +187,10 @@ impl Keeper for Sessions {
                 Err(failure) => Err(failure),
             };
             match granted {
-                Ok(Some(grant)) => return Ok(Acquired::Granted(grant)),
+                Ok(Some(grant)) => {
+                    let note_before = self.pass_note(request).await;
+                    return Ok(Acquired::Granted(Grant { note_before, ..grant }));
+                }
                 // The session ended, because Consul was away for longer.
                 Ok(None) if !patience.is_over() => {}
                 Ok(None) => return Err(away(CONSUL, "the session ended while the lock was waited for")),
@@ -219,12 +232,12 @@ struct Entry {
 
 impl Sessions {
     /// A new session, which has nothing yet.
-    async fn begin(&self, ttl: Duration) -> Result<String, Failure> {
-        let ttl = format!("{}ms", ttl.as_millis());
+    async fn begin(&self, ttl: Duration, lock_delay: Duration) -> Result<String, Failure> {
+        let [ttl, lock_delay] = [ttl, lock_delay].map(|time| format!("{}ms", time.as_millis()));
         let body = json!({
             "Name": "Larder lock",
             "TTL": ttl,
-            "LockDelay": ttl,
+            "LockDelay": lock_delay,
             // The key goes with the session, so that no lock leaves anything behind.
             "Behavior": "delete",
             "Checks": [],
@@ -370,6 +383,50 @@ impl Sessions {
         millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(unknown)
     }
 
+    /// Leaves a note for the next holder, and tells what the one before had to say. The lock is worth more than that: what fails is as if there
+    /// were none.
+    async fn pass_note(&self, request: &LockRequest) -> Bytes {
+        if request.note().is_empty() {
+            return Bytes::new();
+        }
+        self.exchange(request.name(), request.note()).await.ok().flatten().unwrap_or_default()
+    }
+
+    async fn exchange(&self, name: &LockName, note: &Bytes) -> Result<Option<Bytes>, Failure> {
+        let (session, key) = (self.notes_session().await?, self.note_key(name));
+        let body = json!([
+            { "KV": { "Verb": "get-tree", "Key": key } },
+            // From whichever session has it.
+            { "KV": { "Verb": "delete", "Key": key } },
+            { "KV": { "Verb": "lock", "Key": key, "Value": STANDARD.encode(note), "Session": session } },
+        ]);
+        let answer = self.ask(Method::PUT, "/v1/txn", Some(body)).await?;
+        if answer.status == StatusCode::CONFLICT {
+            // Somebody has ended the session.
+            self.notes.lock().await.take_if(|(id, _)| *id == session);
+            return Ok(None);
+        }
+        let answer: Value = read(&answer.good()?)?;
+        // What was written comes without its value.
+        let mut entries = answer["Results"].as_array().into_iter().flatten();
+        let before = entries.find_map(|entry| entry["KV"]["Value"].as_str());
+        Ok(before.and_then(|value| STANDARD.decode(value).ok()).map(Bytes::from))
+    }
+
+    async fn notes_session(&self) -> Result<String, Failure> {
+        let mut notes = self.notes.lock().await;
+        let now = self.clock.now();
+        if let Some((session, since)) = &*notes
+            && now.since(*since) < NOTES_TIME
+        {
+            return Ok(session.clone());
+        }
+        // Whoever comes after it takes the keys from it, so that there is nothing to keep them from.
+        let session = self.begin(NOTES_TIME * 2, Duration::ZERO).await?;
+        *notes = Some((session.clone(), now));
+        Ok(session)
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, Failure> {
         let body = body.map(|body| body.to_string().into_bytes());
         self.client.ask(method, path, body, REQUEST_TIME_MAX).await
@@ -378,6 +435,11 @@ impl Sessions {
     /// The key of a lock, in letters that mean nothing to Consul nor to URLs.
     fn key(&self, name: &LockName) -> String {
         format!("{}{}", self.folder, percent_encode(name.as_bytes(), NON_ALPHANUMERIC))
+    }
+
+    /// The key of the note to the next holder of a lock. No key of a lock has such letters, and no other begins with it.
+    fn note_key(&self, name: &LockName) -> String {
+        format!("{}note/{}/", self.folder, percent_encode(name.as_bytes(), NON_ALPHANUMERIC))
     }
 
     /// Waits for the next try, in each task from another start of chance.

@@ -4,6 +4,9 @@
 //! under a lease of its own. The key that was made first has the lock, and the revision in which it was made is the fence. Who
 //! waits watches the key before its own and nothing else, so that an end of a lock wakes one waiter.
 //!
+//! A note to the next holder is a key of its own under the holder's lease, which therefore is left to end by itself: so it lasts for a
+//! ttl after the lock, costs no other lease, and goes away without anybody's doing.
+//!
 //! # What proves that a lease stands
 //!
 //! Not the answer to a keep-alive: leases are counted by etcd's leader, and a leader that has been replaced and doesn't know it
@@ -43,12 +46,13 @@ use crate::{
         client::{Client, is_https},
         end_of,
         proto::{
-            Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
-            TxnRequest, WatchCreateRequest,
+            Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
+            TxnRequest, TxnResponse, WatchCreateRequest,
             compare::{CompareResult, CompareTarget, TargetUnion},
             event::EventType,
             range_request::{SortOrder, SortTarget},
             request_op::Request,
+            response_op::Response,
         },
     },
     registry::tls_config,
@@ -106,6 +110,7 @@ impl EtcdLocks {
         let etcd = Queues {
             client: Client::new(&endpoints, first, tls, user, REQUEST_TIME_MAX)?,
             prefix: format!("{prefix}locks/"),
+            notes: format!("{prefix}lock-notes/"),
             clock: Arc::new(clock),
             seed: AtomicU64::new(seed),
         };
@@ -149,6 +154,8 @@ struct Queues {
     client: Client,
     /// What the keys of all queues begin with.
     prefix: String,
+    /// What the keys of all notes begin with.
+    notes: String,
     clock: Arc<dyn Clock>,
     seed: AtomicU64,
 }
@@ -174,7 +181,7 @@ impl Keeper for Queues {
     async fn take(&self, request: &LockRequest, patience: &mut Patience<'_>) -> Result<Acquired, Error> {
         loop {
             let lease = self.client.grant(request.ttl()).await.map_err(|status| failure(&status))?;
-            let taken = self.line_up(request.name(), lease.id, seconds(lease.ttl), patience).await;
+            let taken = self.line_up(request, lease.id, seconds(lease.ttl), patience).await;
             if let Ok(Taken::Granted(grant)) = taken {
                 return Ok(Acquired::Granted(grant));
             }
@@ -191,31 +198,31 @@ impl Keeper for Queues {
 
     async fn free(&self, name: &LockName, token: &LockToken) -> Result<bool, Error> {
         let Some(Place { key, lease, created }) = self.place_of(name, token) else { return Ok(false) };
-        let request = TxnRequest {
-            compare: vec![is_of(&key, created)],
-            success: vec![RequestOp {
-                request: Some(Request::RequestDeleteRange(DeleteRangeRequest { key, range_end: Vec::new() })),
-            }],
-            failure: Vec::new(),
-        };
-        let freed = self.client.txn(request).await.map_err(|status| failure(&status))?.succeeded;
-        if freed {
+        let compare = vec![is_of(&key, created)];
+        let delete = Request::RequestDeleteRange(DeleteRangeRequest { key, range_end: Vec::new() });
+        let success = vec![op(delete), op(Request::RequestRange(all_of(self.note(name))))];
+        let request = TxnRequest { compare, success, failure: Vec::new() };
+        let answer = self.client.txn(request).await.map_err(|status| failure(&status))?;
+        if !answer.succeeded {
+            return Ok(false);
+        }
+        if found(answer).is_none_or(|note| note.lease != lease) {
             // The lock is free already, and the lease holds nothing any more.
             let _revoked = self.client.revoke(lease).await;
         }
-        Ok(freed)
+        Ok(true)
     }
 }
 
 impl Queues {
     async fn line_up(
         &self,
-        name: &LockName,
+        request: &LockRequest,
         lease: i64,
         ttl: Duration,
         patience: &mut Patience<'_>,
     ) -> Result<Taken, Status> {
-        let queue = self.queue(name);
+        let queue = self.queue(request.name());
         let key = key_in(&queue, lease);
         let created = self.put(&key, lease).await?;
         let place = Place { key, lease, created };
@@ -228,7 +235,23 @@ impl Queues {
         let fence = fence.ok_or_else(|| Status::internal("etcd's revisions are greater than fences may be"))?;
         let token = format!("{:x}.{fence:x}", lease.cast_unsigned());
         let token = LockToken::new(token).map_err(|error| Status::internal(error.message()))?;
-        Ok(Taken::Granted(Grant { token, fence, hold, note_before: Bytes::new() }))
+        let note_before = self.pass_note(request, &place).await;
+        Ok(Taken::Granted(Grant { token, fence, hold, note_before }))
+    }
+
+    /// Leaves a note for the next holder, and tells what the one before had to say. The lock is worth more than that: what fails is as if there
+    /// were none.
+    async fn pass_note(&self, request: &LockRequest, place: &Place) -> Bytes {
+        if request.note().is_empty() {
+            return Bytes::new();
+        }
+        let (key, value) = (self.note(request.name()), request.note().to_vec());
+        let read = Request::RequestRange(all_of(key.clone()));
+        let write = Request::RequestPut(PutRequest { key, value, lease: place.lease });
+        let compare = vec![is_of(&place.key, place.created)];
+        let exchange = TxnRequest { compare, success: vec![op(read), op(write)], failure: Vec::new() };
+        let before = self.client.txn(exchange).await.ok().and_then(found);
+        before.map_or_else(Bytes::new, |entry| entry.value.into())
     }
 
     /// Waits until nobody is before this place. A look or a watch that fails is made again as long as patience lasts: etcd elects
@@ -272,10 +295,7 @@ impl Queues {
     /// Puts a key under a lease and tells in which revision that made it.
     async fn put(&self, key: &[u8], lease: i64) -> Result<i64, Status> {
         let put = PutRequest { key: key.to_vec(), value: Vec::new(), lease };
-        let request = TxnRequest {
-            success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
-            ..TxnRequest::default()
-        };
+        let request = TxnRequest { success: vec![op(Request::RequestPut(put))], ..TxnRequest::default() };
         let header = self.client.txn(request).await?.header;
         header.map(|header| header.revision).ok_or_else(|| Status::internal("etcd told no revision"))
     }
@@ -331,13 +351,17 @@ impl Queues {
 
     /// A linearizable read of a place's key.
     async fn find(&self, place: &Place) -> Result<RangeResponse, Status> {
-        let request = RangeRequest { key: place.key.clone(), ..RangeRequest::default() };
-        self.client.range(request, KEY_LEN_MAX).await
+        self.client.range(all_of(place.key.clone()), KEY_LEN_MAX).await
     }
 
     /// What the keys of a lock's queue begin with.
     fn queue(&self, name: &LockName) -> Vec<u8> {
         format!("{}{}/", self.prefix, percent_encode(name.as_bytes(), NON_ALPHANUMERIC)).into_bytes()
+    }
+
+    /// The key of the note to the next holder of a lock.
+    fn note(&self, name: &LockName) -> Vec<u8> {
+        format!("{}{}", self.notes, percent_encode(name.as_bytes(), NON_ALPHANUMERIC)).into_bytes()
     }
 
     /// The place that a token is for; `None`: it is no token of ours.
@@ -363,6 +387,23 @@ enum Turn {
 
 fn key_in(queue: &[u8], lease: i64) -> Vec<u8> {
     [queue, format!("{:016x}", lease.cast_unsigned()).as_bytes()].concat()
+}
+
+fn op(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
+}
+
+/// What there is of one key.
+fn all_of(key: Vec<u8>) -> RangeRequest {
+    RangeRequest { key, ..RangeRequest::default() }
+}
+
+/// The key that a transaction's read found.
+fn found(answer: TxnResponse) -> Option<KeyValue> {
+    answer.responses.into_iter().find_map(|response| match response.response {
+        Some(Response::ResponseRange(range)) => range.kvs.into_iter().next(),
+        _ => None,
+    })
 }
 
 /// Reads a number as it was written, and in no other form.

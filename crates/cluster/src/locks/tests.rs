@@ -126,6 +126,7 @@ macro_rules! each_lock_scenario {
             a_server_that_stands_still_has_holders_told_before_others_get_the_lock
             a_holder_that_stood_still_knows_it_before_it_can_do_harm
             who_gets_no_answer_is_told_so_and_leaves_nothing_behind
+            the_next_holder_is_told_what_the_one_before_had_to_say
         }
     };
     (@ $module:ident, $server:ty, $program:literal: $($name:ident)+) => {
@@ -267,6 +268,28 @@ async fn who_gets_no_answer_is_told_so_and_leaves_nothing_behind<S: LockServer>(
     }
 }
 
+async fn the_next_holder_is_told_what_the_one_before_had_to_say<S: LockServer>(server: S) {
+    let nodes = [server.locks(), server.locks()];
+    drop(had(&nodes[0], "warm").await);
+    let take = async |place: usize, name: &'static str, note: &'static str| {
+        nodes[place].lock(name).note(note).wait(SOON).acquire().await.unwrap()
+    };
+    let says = [(0, "a\n10.0.0.1:5274", ""), (1, "b\n10.0.0.2:5274", "a\n10.0.0.1:5274"), (1, "c", "b\n10.0.0.2:5274")];
+    for (place, said, heard) in says {
+        let guard = take(place, "a", said).await;
+        assert_eq!(guard.note_before(), heard);
+        // Who only wants it and doesn't get it says nothing.
+        assert!(nodes[0].lock("a").wait(Duration::ZERO).note("nobody").try_acquire().await.unwrap().is_none());
+        assert!(guard.release().await.unwrap());
+    }
+    // Others of that name at its beginning, and who has nothing to say, are none of theirs.
+    for name in ["a/", "a/b", "ab", "note"] {
+        assert_eq!(take(0, name, "other").await.note_before(), "", "{name}");
+    }
+    drop(take(0, "a", "").await);
+    assert_eq!(take(0, "a", "d").await.note_before(), "c");
+}
+
 #[cfg(feature = "etcd")]
 mod by_etcd {
     use super::*;
@@ -403,24 +426,6 @@ mod by_redis {
         let server = RedisServer::start();
         served_in_order(&server, || waiters_len(&server) + 1).await;
         assert_eq!(server.cli(&["KEYS", "*"]).trim(), "larder:fence");
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_next_holder_is_told_what_the_one_before_had_to_say() {
-        if !needs("redis") {
-            return;
-        }
-        let server = RedisServer::start();
-        let locks = server.locks();
-        drop(had(&locks, "warm").await);
-        for (said, heard) in [("", ""), ("b\n10.0.0.2:5274", ""), ("", "b\n10.0.0.2:5274"), ("c", "b\n10.0.0.2:5274")] {
-            let guard = locks.lock("a").note(said).acquire().await.unwrap();
-            assert_eq!(guard.note_before(), heard);
-            guard.release().await.unwrap();
-        }
-        let guard = locks.lock("a").acquire().await.unwrap();
-        assert_eq!(guard.note_before(), "c");
-        assert_eq!(locks.lock("b").acquire().await.unwrap().note_before(), "");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -307,7 +307,7 @@ impl Node {
         let is_mine = |slot| view.is_mine(slot, &[]);
         // Only what it stops acting for now has it had until now.
         let needs_proof = self.gives_proofs();
-        let proven = |slot: &Slot| needs_proof && self.has_authority(*slot);
+        let proven = |slot: &Slot| needs_proof && self.can_vouch(*slot, now);
         let vouched: SlotSet = claim.slots.iter().filter(proven).collect();
         let Claimed { answers, stops, hands_over } = self.tenure().claimed(claimer, claim, is_mine, now);
         if !stops.is_empty() {

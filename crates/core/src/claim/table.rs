@@ -88,6 +88,8 @@ struct Entry {
     lent: Moment,
     /// Who released the slot to this node could prove that it had it: when that was heard (rule C6).
     vouched: Option<Moment>,
+    /// Until when this node knows of a slot that its view took from it that nobody else has acted for it since; the clock's start: it doesn't.
+    proven: Moment,
     /// Until when no locks of the slot are granted, as nobody has said which there are (rule C4); the clock's start: there is nothing to
     /// wait for.
     quiet: Moment,
@@ -146,6 +148,7 @@ impl Claims {
             warms: None,
             lent: Moment::default(),
             vouched: None,
+            proven: Moment::default(),
             quiet: Moment::default(),
             quiet_before: Moment::default(),
             kept: None,
@@ -196,6 +199,18 @@ impl Claims {
         for slot in slots.iter() {
             self.entry_mut(slot).vouched = Some(now);
         }
+    }
+
+    /// This node is about to lose these slots, and nobody else acts for them before then.
+    pub(crate) fn prove(&mut self, slots: &SlotSet, until: Moment) {
+        for slot in slots.iter() {
+            self.entry_mut(slot).proven = until;
+        }
+    }
+
+    /// Until when it is known of a slot that this node lost that nobody else acts for it.
+    pub(crate) fn proven_until(&self, slot: Slot) -> Moment {
+        self.entry(slot).proven
     }
 
     /// Until when no locks of a slot are granted; the clock's start: there is nothing to wait for.
@@ -306,6 +321,7 @@ impl Claims {
         let entry = self.entry_mut(slot);
         entry.state.gained(previous, term);
         (entry.gained, entry.is_first, entry.kept, entry.lingers, entry.vouched) = (now, is_first, None, None, None);
+        entry.proven = Moment::default();
         (entry.quiet, entry.quiet_before) = (quiet, Moment::default());
         self.busy.claims = true;
     }
@@ -319,7 +335,7 @@ impl Claims {
             let entry = self.entry_mut(slot);
             if entry.state.recalled(from, term) {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.warms) = (now, false, true, None);
-                entry.vouched = None;
+                (entry.vouched, entry.proven) = (None, Moment::default());
                 (entry.quiet, entry.quiet_before) = (now + QUIET, entry.quiet);
                 recalled.insert(slot);
             }
@@ -540,7 +556,7 @@ impl Claims {
             let is_unreachable = is_unreachable(&other);
             if entry.state.claims_back(is_unreachable, term) && is_unreachable {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.kept) = (now, false, true, None);
-                entry.vouched = None;
+                (entry.vouched, entry.proven) = (None, Moment::default());
                 (entry.quiet, entry.quiet_before) = (now + QUIET, Moment::default());
                 claimed.insert(slot);
             }

@@ -250,6 +250,16 @@ impl Tenure {
         self.claims.lock().vouch(slots, now);
     }
 
+    /// This node is about to lose these slots, and nobody else acts for them before then.
+    pub(crate) fn prove(&self, slots: &SlotSet, until: Moment) {
+        self.claims.lock().prove(slots, until);
+    }
+
+    /// Until when it is known of a slot that this node lost that nobody else acts for it.
+    pub(crate) fn proven_until(&self, slot: Slot) -> Moment {
+        self.claims.lock().proven_until(slot)
+    }
+
     /// Until when no locks of a slot are granted; the clock's start: there is nothing to wait for (rule C4).
     pub(crate) fn quiet_until(&self, slot: Slot) -> Moment {
         self.claims.lock().quiet_until(slot)

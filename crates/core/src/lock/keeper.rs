@@ -3,6 +3,8 @@
 //! A lock belongs to a slot as a key does, of a group that nobody can open. Its owner grants while it acts for the slot, and not before
 //! the owner before said what it had granted, or all that it may have granted has run out (rule C4). Whether it may is
 //! looked at under the same lock as the table: so either who claims the slot is told of a grant, or it was not given.
+//!
+//! A fence goes out once the node's clock is reserved on its disk beyond it, where it has one (rule V2): a restart goes on above.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,6 +25,7 @@ use crate::{
     claim::Phase,
     placement::{Slot, SlotSet},
     standing::READING_AHEAD_MS_MAX,
+    version::Reading,
 };
 
 /// The group of whose keys locks are. No group can be opened under this name.
@@ -150,7 +153,14 @@ impl Node {
         let (name, slot, token, deadline) = (want.name.clone(), want.slot, want.token.clone(), want.deadline);
         let (took, mut place) = self.enter(want);
         match took {
-            Took::Granted { fence, ttl } => return Ok(Some(Granted { fence, ttl })),
+            Took::Granted { fence, ttl } => {
+                if let Err(error) = self.reserve_fence(fence).await {
+                    // Where it isn't freed here, as its owner has changed, who asked gives it up.
+                    let _freed = self.free_lock(&name, slot, &token);
+                    return Err(error);
+                }
+                return Ok(Some(Granted { fence, ttl }));
+            }
             Took::Held => return Ok(None),
             Took::Waits(_) => {}
             Took::Quiet(until) => return Err(self.quiet(until)),
@@ -164,8 +174,11 @@ impl Node {
         }
         loop {
             let looks_at = self.look_at_lock(&name, slot, &place);
-            match *place.waits.borrow_and_update() {
+            let waits = *place.waits.borrow_and_update();
+            match waits {
                 Waits::Granted(granted) => {
+                    // Where that fails, it is taken back.
+                    self.reserve_fence(granted.fence).await?;
                     place.is_over = true;
                     return Ok(Some(granted));
                 }
@@ -192,6 +205,18 @@ impl Node {
             self.awaken().await;
             tracing::trace!(?name, ?token, "a lock that is waited for is looked at");
         }
+    }
+
+    /// Waits until no later run of this node can give a fence as small as this one, if it has a disk.
+    async fn reserve_fence(&self, fence: u64) -> Result<(), Error> {
+        let standing = self.standing();
+        let at = |counter: u16| Reading::from_bits(wall_ms_of(fence) << 16 | u64::from(counter));
+        if standing.reserve().is_covered(at(u16::MAX)) {
+            return Ok(());
+        }
+        // It is reserved ahead of the node's clock, which fences may be ahead of.
+        standing.observe(at(0))?;
+        standing.reserve().covers(at(u16::MAX)).await
     }
 
     /// Asks for a lock, and takes a place to wait for it.

@@ -9,6 +9,7 @@ use larder_core::{
     Clock, ErrorKind, LockService, Locks, MemberState,
     lock::{Acquired, ClusterLocks, Grant, LOCK_TTL_MAX, LOCK_WAIT_MAX, LockName, LockRequest},
     testing::lock::LockBackend,
+    version::Reading,
 };
 use tokio::{
     task::JoinSet,
@@ -346,6 +347,51 @@ async fn a_guard_holds_over_a_change_of_owner_and_is_lost_in_time_where_the_owne
     guard.lost().await;
     assert!(gone.elapsed() <= Duration::from_secs(3), "{:?}", gone.elapsed());
     drop(guard);
+}
+
+/// Rule V2: a run that comes after it starts at what is reserved, and its first fence is that of the next millisecond or later.
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_no_disk_has_reserved_yet_is_not_given() {
+    let locks = Arc::new(LockCluster::first(1, 0).await);
+    let standing = locks.cluster.nodes[0].standing().clone();
+    let reserve = standing.reserve();
+    reserve.begin();
+    for (wait_secs, name) in [(0, "at once"), (30, "waited for")] {
+        reserve.extend(standing.reading());
+        let held = if wait_secs > 0 {
+            reserve.extend(Reading::from_bits((standing.wall_ms() + 1) << 16));
+            locks.acquire(0, name, 60, 0).await.unwrap()
+        } else {
+            None
+        };
+        sleep(Duration::from_secs(1)).await;
+        let spawn = || {
+            let locks = locks.clone();
+            tokio::spawn(async move { locks.acquire(0, name, 10, wait_secs).await })
+        };
+        let taken = spawn();
+        quiet().await;
+        if let Some(held) = held {
+            assert!(locks.release(0, name, &held).await.unwrap());
+        }
+        // Its own millisecond is not enough: a later run may begin in it.
+        reserve.extend(Reading::from_bits(standing.wall_ms() << 16));
+        quiet().await;
+        assert!(!taken.is_finished(), "{name}");
+        reserve.extend(Reading::from_bits((standing.wall_ms() + 1) << 16));
+        let grant = taken.await.unwrap().unwrap().unwrap();
+        assert!(locks.release(0, name, &grant).await.unwrap());
+
+        // The disk gives no more: nobody gets it, and nobody has it.
+        sleep(Duration::from_secs(1)).await;
+        reserve.delay(Error::new(ErrorKind::Overloaded, "the disk is full"));
+        assert_eq!(spawn().await.unwrap().unwrap_err().kind(), ErrorKind::Overloaded);
+        assert_eq!(locks.cluster.nodes[0].kept_locks(), [], "{name}");
+        reserve.extend(Reading::from_bits((standing.wall_ms() + 1) << 16));
+        let next = locks.acquire(0, name, 10, 0).await.unwrap().unwrap();
+        assert!(next.fence > grant.fence);
+        assert!(locks.release(0, name, &next).await.unwrap());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -174,6 +174,29 @@ async fn a_slot_that_is_released_with_proof_is_answered_for_with_the_next_proof(
     }
 }
 
+/// Rule C6: who releases a slot has most often heard of the view that takes it away, and has no proof of that one yet. Its last proof before
+/// counts, as long as it does; proofs of the view in which the slot is another's say nothing of it.
+#[tokio::test(start_paused = true)]
+async fn what_a_releaser_could_prove_last_counts_until_that_runs_out() {
+    let table = FakeTable::new();
+    let target = Cluster::through(&FakeNetwork::default(), 3, &GroupConfig::default(), &table);
+    let key = (0..1_000).map(|n| format!("k{n}")).find(|key| target.owner(key) == 2).unwrap();
+    for (heard_earlier_by, is_waited_for) in [(Duration::ZERO, false), (LEASE_TTL, true)] {
+        let mut strong = Strong::start(&table).await;
+        let all = states(&strong.cluster, &[]);
+        strong.put(0, &key, "v").await.unwrap();
+        strong.prove_for(LEASE_TTL, &[0, 1, 2]).await;
+        strong.tell(all.clone(), &[0, 1]).await;
+        strong.prove_for(heard_earlier_by, &[0, 1, 2]).await;
+        strong.tell(all, &[2]).await;
+        strong.prove_for(Duration::from_secs(1), &[2]).await;
+        let got = strong.cluster.get(2, &key).await;
+        assert_eq!(got.is_err_and(|error| error.kind() == ErrorKind::NoAuthority), is_waited_for);
+        strong.prove_for(LEASE_TTL, &[0, 1, 2]).await;
+        assert_eq!(text(&strong.cluster.get(2, &key).await.unwrap()), "v");
+    }
+}
+
 /// Rule C6: an owner that is cut off may act for as long as its proof counts, and nobody else does meanwhile.
 #[tokio::test(start_paused = true)]
 async fn who_takes_over_from_a_node_that_is_cut_off_waits_until_its_proof_has_run_out() {

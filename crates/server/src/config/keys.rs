@@ -95,8 +95,8 @@ section! {
         /// How nodes talk to each other; the same on every node. `"grpc"` is Larder's own protocol. `"http"` is golang/groupcache's protocol for reads and the client API for writes; it is the one that `ring = "groupcache"` needs.
         transport: Transport = Choice(&[Works("grpc", Transport::Grpc), Works("http", Transport::Http)]), Default("grpc");
         /// The folder for what must survive: the journal of writes that are not at their origins yet, and how far the node's clock has gone. Each
-        /// node needs one of its own, on a disk of its own. It is used where a group writes to its origin.
-        data_dir: Option<PathBuf> = FilePath { expected: "the path of a folder" }, Absent("`larder-data` if a group is written behind; else nothing is kept, and should the wall clock be turned back while the node is down, its versions go back with it");
+        /// node needs one of its own, on a disk of its own. It is used where a group writes to its origin, and where nodes keep locks themselves.
+        data_dir: Option<PathBuf> = FilePath { expected: "the path of a folder" }, Absent("`larder-data` if a group is written behind; else nothing is kept, and should the wall clock be turned back while the node is down, its versions and the fences of its locks go back with it");
         /// This node's share of the keys, in relation to the other nodes' weights. Static members all weigh 1.
         weight: u32 = Whole { min: 1_u32, max: 1000 }, Default("1");
         /// Where the node stands, for people to read.
@@ -282,7 +282,9 @@ impl Config {
         if has(WriteMode::Behind) {
             return Some(self.node.data_dir.clone().unwrap_or_else(|| DATA_DIR.into()));
         }
-        self.node.data_dir.clone().filter(|_| has(WriteMode::Through))
+        // Fences have to grow over a restart as versions have to.
+        let keeps_locks = self.cluster.locks == LockKeeper::Cluster;
+        self.node.data_dir.clone().filter(|_| keeps_locks || has(WriteMode::Through))
     }
 }
 

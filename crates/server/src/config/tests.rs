@@ -656,7 +656,10 @@ fn a_data_folder_is_used_where_something_must_survive() {
     assert_eq!(folder("node.data_dir = 'x'\n[groups.a]\nwrite = 'behind'"), Some("x".into()));
     assert_eq!(folder("node.data_dir = 'x'\n[groups.a]\nwrite = 'through'"), Some("x".into()));
     assert_eq!(folder("[groups.a]\nwrite = 'through'"), None);
-    assert_eq!(folder("node.data_dir = 'x'\n[groups.a]"), None);
+    assert_eq!(folder("node.data_dir = 'x'\n[groups.a]"), Some("x".into()), "for the fences of locks");
+    let by_etcd = "cluster = { locks = 'etcd', etcd = ['http://127.0.0.1:2379'] }";
+    assert_eq!(folder(&format!("node.data_dir = 'x'\n{by_etcd}\n[groups.a]")), None);
+    assert_eq!(folder("[groups.a]"), None);
 }
 
 #[test]

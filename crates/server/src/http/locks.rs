@@ -65,10 +65,8 @@ impl LockDesk {
         head: &Parts,
         body: Incoming,
     ) -> Result<Response, Problem> {
-        let (locks, name) = (&self.locks, decode(name)?);
-        let deadline = Instant::now() + headers::timeout(&head.headers)?;
-        let body = uploads.read(body, REQUEST_LEN_MAX, deadline, async |body| Ok(body)).await?;
-        let Wanted { ttl_ms, wait_ms } = parse(&body, r#"{"ttl_ms":10000,"wait_ms":5000}"#)?;
+        let (name, deadline) = begin(name, head)?;
+        let Wanted { ttl_ms, wait_ms } = read(uploads, body, deadline, r#"{"ttl_ms":10000,"wait_ms":5000}"#).await?;
         let (ttl, wait) =
             (ttl_ms.map_or(DEFAULT_TTL, Duration::from_millis), wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis));
         let request = LockRequest::new(name, ttl, wait)?;
@@ -82,7 +80,7 @@ impl LockDesk {
             // In this order: who has gone gets nothing, whatever there is.
             biased;
             () = reached(end) => Err(Error::new(ErrorKind::TimedOut, "the client has gone: keep the connection while waiting")),
-            taken = within(deadline, locks.take_for_another(request)) => taken,
+            taken = within(deadline, self.locks.take_for_another(request)) => taken,
             // The sender is there until all is served.
             _ = draining.wait_for(|draining| *draining) => {
                 Err(Error::new(ErrorKind::Draining, "the node is leaving: ask another one for the lock"))
@@ -105,12 +103,10 @@ impl LockDesk {
         head: &Parts,
         body: Incoming,
     ) -> Result<Response, Problem> {
-        let (locks, name) = (&self.locks, decode(name)?);
-        let deadline = Instant::now() + headers::timeout(&head.headers)?;
-        let body = uploads.read(body, REQUEST_LEN_MAX, deadline, async |body| Ok(body)).await?;
-        let Held { token } = parse(&body, r#"{"token":"…"}"#)?;
+        let (name, deadline) = begin(name, head)?;
+        let Held { token } = read(uploads, body, deadline, r#"{"token":"…"}"#).await?;
         let token = check(token)?;
-        match within(deadline, locks.service().renew(&name, &token)).await? {
+        match within(deadline, self.locks.service().renew(&name, &token)).await? {
             Some(hold) => Ok(json(&json!({ "ttl_ms": millis(hold.ttl) }))),
             None => Err(lost()),
         }
@@ -118,14 +114,13 @@ impl LockDesk {
 
     /// Frees a lock.
     pub(super) async fn free(&self, name: &str, query: &str, head: &Parts) -> Result<Response, Problem> {
-        let (locks, name) = (&self.locks, decode(name)?);
-        let deadline = Instant::now() + headers::timeout(&head.headers)?;
+        let (name, deadline) = begin(name, head)?;
         let missing =
             || Problem::bad_request("Say with which token the lock is held: DELETE /v1/locks/NAME?token=TOKEN.");
         let token = query.strip_prefix("token=").filter(|token| !token.contains('&')).ok_or_else(missing)?;
         let token = String::from_utf8(route::decode(token)?.into_owned()).map_err(|_| lost())?;
         let token = check(token)?;
-        match within(deadline, locks.service().release(&name, &token)).await? {
+        match within(deadline, self.locks.service().release(&name, &token)).await? {
             true => Ok(written(None)),
             false => Err(lost()),
         }
@@ -173,8 +168,21 @@ async fn within<T>(deadline: Instant, answer: impl Future<Output = Result<T, Err
     timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, late)))
 }
 
-fn decode(name: &str) -> Result<LockName, Problem> {
-    Ok(LockName::new(route::decode(name)?.into_owned())?)
+/// What each request begins with: which lock it is about, and until when it is to be answered.
+fn begin(name: &str, head: &Parts) -> Result<(LockName, Instant), Problem> {
+    let name = LockName::new(route::decode(name)?.into_owned())?;
+    Ok((name, Instant::now() + headers::timeout(&head.headers)?))
+}
+
+/// What a request says beside that.
+async fn read<T: DeserializeOwned>(
+    uploads: &Uploads,
+    body: Incoming,
+    deadline: Instant,
+    example: &str,
+) -> Result<T, Problem> {
+    let body = uploads.read(body, REQUEST_LEN_MAX, deadline, async |body| Ok(body)).await?;
+    parse(&body, example)
 }
 
 /// Text that can't be a token holds nothing, as one that is none holds nothing.

@@ -79,8 +79,13 @@ impl Cluster {
 
     /// So many nodes, each of which keeps what must survive in a folder of its own below `data`.
     pub(crate) async fn with_data(over: Over, len: usize, groups: &str, data: &Path) -> Self {
+        Self::with_data_flagged(over, len, groups, data, &[]).await
+    }
+
+    /// The same, with these flags at the first start.
+    pub(crate) async fn with_data_flagged(over: Over, len: usize, groups: &str, data: &Path, flags: &[&str]) -> Self {
         let list = &"abcdefgh"[..len];
-        Self::made(over, &vec![list; len], groups, Some(data), &[]).await
+        Self::made(over, &vec![list; len], groups, Some(data), flags).await
     }
 
     /// A node for each list, which names the members that it knows, in their order.

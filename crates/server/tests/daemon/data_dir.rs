@@ -11,7 +11,19 @@ use larder::{
 };
 use larder_core::{Clock, version::Reading};
 
-use crate::{client::put_key, lifecycle::refused, process::Daemon};
+use crate::{
+    client::put_key,
+    cluster::{Cluster, Over},
+    lifecycle::refused,
+    locks::{PATIENCE, granted, is_up, take},
+    process::Daemon,
+};
+
+/// So many that each of two nodes keeps some.
+const LOCKS_LEN: usize = 12;
+
+/// From when on the milliseconds of fences count: the start of 2025.
+const FENCES_BEGIN_MS: u64 = 1_735_689_600_000;
 
 /// A node that writes through to `folder/origin` and keeps what must survive in `folder/data`.
 pub(crate) fn config(folder: &Path) -> String {
@@ -30,7 +42,12 @@ async fn put(daemon: &Daemon, value: &str) -> Version {
 }
 
 pub(crate) async fn journal(folder: &Path) -> Journal {
-    let storage = DiskStorage::new(path_in(folder.join("data")));
+    journal_in(&folder.join("data")).await
+}
+
+/// The journal in a data folder.
+async fn journal_in(data_dir: &Path) -> Journal {
+    let storage = DiskStorage::new(path_in(data_dir));
     Journal::open(storage, JournalConfig::default(), SystemClock).await.unwrap()
 }
 
@@ -112,11 +129,36 @@ async fn a_folder_that_cannot_be_used_is_told_at_the_start() {
     assert!(told.contains("node.data_dir") && told.contains("can't be opened"), "{told}");
 }
 
-/// Nobody who only reads needs a disk.
+/// The same of locks: the fences of what was granted before are smaller, whoever owns the lock by now.
+#[tokio::test]
+async fn nodes_whose_wall_clocks_were_turned_back_go_on_above_the_fences_that_they_gave() {
+    let folder = tempfile::tempdir().unwrap();
+    let ahead_ms = SystemClock.wall_ms() + 40_000;
+    for name in ["a", "b"] {
+        let before = journal_in(&folder.path().join(name)).await;
+        before.reserve_clock(Reading::from_bits(ahead_ms << 16 | 7)).await.unwrap();
+        before.close().await;
+    }
+    // The greatest that an earlier run can have given.
+    let mut fences = [(ahead_ms - FENCES_BEGIN_MS) * 4_096 - 1; LOCKS_LEN];
+    for _ in 0..3 {
+        // Nobody has to wait for what may be held from before: it is said to be long ago.
+        let cluster = Cluster::with_data_flagged(Over::Grpc, 2, "", folder.path(), &["--first-start"]).await;
+        is_up(&cluster[0]).await;
+        for (number, last) in fences.iter_mut().enumerate() {
+            let taken = cluster[number % 2].ask(take(&format!("lock/{number}"), PATIENCE, PATIENCE)).await;
+            let (_, fence) = granted(&taken);
+            assert!(fence > *last, "{fence} after {last}");
+            *last = fence;
+        }
+    }
+}
+
+/// Nobody needs a disk who is not told of one and only reads.
 #[tokio::test]
 async fn a_node_that_writes_to_no_origin_makes_no_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path()).replace("'through'", "'none'");
+    let config = config(folder.path()).replace("'through'", "'none'").replace("data_dir", "# data_dir");
     let daemon = Daemon::start(&config).await;
     assert_eq!(daemon.ready().await, 200);
     assert!(!folder.path().join("data").exists());

@@ -1,32 +1,29 @@
 //! Loads under a lock, while nodes disagree on who owns what.
 
-use std::time::Duration;
-
-use larder::{
-    cluster::testing::{RedisServer, Server},
-    core::testing::needs::needs,
-};
+use larder::cluster::testing::{ConsulServer, EtcdServer, RedisServer};
 
 use crate::{
     client::{get_key, value_of, within},
     cluster::{Cluster, Over},
     crowd::Crowd,
-    locks::{Keeper, PATIENCE, is_up},
+    locks::{Keeper, PATIENCE, by_each_keeper, is_up},
     origin::Origin,
-    process::Daemon,
+    process::{Daemon, POLL_INTERVAL},
 };
 
-/// Two nodes of which each knows no other, so that each owns all keys. None where there is no Redis.
-async fn two(origin: &Origin, load_lock: &str) -> Option<(RedisServer, Cluster)> {
-    if !needs("redis") {
-        return None;
-    }
-    let redis = <RedisServer as Keeper>::start();
+by_each_keeper!(
+    two_hundred_callers_of_nodes_that_disagree_cost_one_load,
+    without_the_service_a_node_loads_once_all_the_same_and_says_so,
+    strict_loads_nothing_without_a_lock,
+);
+
+/// Two nodes of which each knows no other, so that each owns all keys.
+async fn two(keeper: &impl Keeper, origin: &Origin, load_lock: &str) -> Cluster {
     let group = origin.group(&format!("load_lock = \"{load_lock}\""));
     // The groups stand behind the keys of `[cluster]`.
-    let cluster = Cluster::with_lists(Over::Grpc, &["a", "b"], &format!("{}\n{group}", redis.keys())).await;
+    let cluster = Cluster::with_lists(Over::Grpc, &["a", "b"], &format!("{}\n{group}", keeper.keys())).await;
     is_up(&cluster[0]).await;
-    Some((redis, cluster))
+    cluster
 }
 
 /// How many loads of a node that were to be made under a lock ended so.
@@ -36,10 +33,9 @@ async fn counted(node: &Daemon, result: &str) -> u64 {
     metrics.text().lines().find_map(|line| line.strip_prefix(&*of_result)).unwrap().parse().unwrap()
 }
 
-#[tokio::test]
-async fn two_hundred_callers_of_nodes_that_disagree_cost_one_load() {
+async fn two_hundred_callers_of_nodes_that_disagree_cost_one_load(keeper: impl Keeper) {
     let origin = Origin::start().await;
-    let Some((_redis, cluster)) = two(&origin, "on").await else { return };
+    let cluster = two(&keeper, &origin, "on").await;
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1], vec!["cold".to_owned(); 200]).await;
     origin.is_asked(1).await;
@@ -52,11 +48,10 @@ async fn two_hundred_callers_of_nodes_that_disagree_cost_one_load() {
     assert_eq!(counted(&cluster[0], "found").await + counted(&cluster[1], "found").await, 1);
 }
 
-#[tokio::test]
-async fn without_the_service_a_node_loads_once_all_the_same_and_says_so() {
+async fn without_the_service_a_node_loads_once_all_the_same_and_says_so(mut keeper: impl Keeper) {
     let origin = Origin::start().await;
-    let Some((mut redis, cluster)) = two(&origin, "on").await else { return };
-    redis.kill();
+    let cluster = two(&keeper, &origin, "on").await;
+    keeper.kill();
     origin.hold();
     let crowd = Crowd::ask(&cluster, &[0, 1], vec!["cold".to_owned(); 200]).await;
     origin.is_asked(1).await;
@@ -66,26 +61,26 @@ async fn without_the_service_a_node_loads_once_all_the_same_and_says_so() {
     }
     assert!(origin.loads("cold") <= 2, "{:?}", origin.targets());
     for node in &cluster.nodes {
-        assert_eq!(counted(node, "bypassed").await, 1);
+        assert_eq!((counted(node, "bypassed").await, counted(node, "taken").await), (1, 0));
     }
 }
 
-#[tokio::test]
-async fn strict_loads_nothing_without_a_lock() {
+async fn strict_loads_nothing_without_a_lock(mut keeper: impl Keeper) {
     let origin = Origin::start().await;
-    let Some((mut redis, cluster)) = two(&origin, "strict").await else { return };
+    let cluster = two(&keeper, &origin, "strict").await;
     assert_eq!(cluster[0].ask(get_key("warm")).await.status, 200);
-    redis.kill();
+    keeper.kill();
     for node in &cluster.nodes {
         let refused = within(PATIENCE, "a refusal", node.ask(get_key("cold"))).await;
-        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(refused.problem(), (503, "no-authority".to_owned()));
         assert!(!refused.header("retry-after").is_empty());
+        assert_eq!((counted(node, "refused").await, counted(node, "bypassed").await), (1, 0));
     }
     assert_eq!((origin.loads("cold"), cluster[0].ask(get_key("warm")).await.status), (0, 200));
-    redis.restart();
+    keeper.restart();
     within(PATIENCE, "the service", async {
         while cluster[1].ask(get_key("cold")).await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     })
     .await;
