@@ -13,8 +13,11 @@ const SECONDS: u64 = 240;
 /// that are cut off, with strong groups by etcd and by Consul; nodes that write behind are killed.
 const TESTS: u64 = 9;
 
-/// How long a registry is away unless told otherwise, in seconds.
+/// How long a registry or an origin is away unless told otherwise, in seconds.
 const OUTAGE_SECONDS: u64 = 60;
+
+/// Among how many writes there is poison.
+const POISON_WRITES: u64 = 10_000;
 
 /// How often each of nine contenders has a lock.
 const LOCK_TURNS: u64 = 56;
@@ -26,20 +29,29 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     let (seconds, seed) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
     // One after the other, each with the machine for itself.
-    command.args(["--", "history::", "behind_torture::", "nine_contenders", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "--",
+        "history::",
+        "behind_torture::",
+        "nine_contenders",
+        "poison::",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env("LARDER_TORTURE_SECONDS", seconds.unwrap_or(SECONDS).div_ceil(TESTS).to_string());
     command.env("LARDER_LOCK_TURNS", LOCK_TURNS.to_string());
+    command.env("LARDER_POISON_WRITES", POISON_WRITES.to_string());
     if let Some(seed) = seed {
         command.env("LARDER_TORTURE_SEED", seed.to_string());
     }
     run(&mut command)
 }
 
-/// Registries that are away, for longer than `test` has them: `[--seconds N]`.
+/// Registries and origins that are away, for longer than `test` has them: `[--seconds N]`.
 pub(crate) fn outages(arguments: &[&str]) -> Outcome {
     let (seconds, _) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
-    command.args(["registries::", "--", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "registries::", "outage::", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_OUTAGE_SECONDS", seconds.unwrap_or(OUTAGE_SECONDS).to_string());
     run(&mut command)
 }
