@@ -47,7 +47,7 @@ cargo xtask COMMAND
   sanitize the tests of unsafe code under the address sanitizer
   torture  [--seconds N] [--seed S]: what clients of a cluster see while its nodes and links fail, for longer than `test` has
            time for
-  outages  [--seconds N]: etcd and Consul away for a minute, where `test` has them away for seconds
+  outages  [--seconds N]: etcd, Consul and an origin away for a minute, where `test` has them away for seconds
   explore  every state that three nodes can bring a slot into, and every one that small scopes of writes reach
   help     this text
 ";

@@ -72,8 +72,25 @@ const POSTGRES: Need = Need {
     used_by: "the tests with a real PostgreSQL",
 };
 
+/// No package brings it: root has it, mostly, but not in every container.
+const MOUNT: Need = Need {
+    name: "mount",
+    probe: "folder=$(mktemp -d) && mount -t tmpfs larder $folder && umount $folder && rmdir $folder",
+    debian: &[],
+    older: None,
+    used_by: "the tests with disks that are full",
+};
+
+const LOOP: Need = Need {
+    name: "loop",
+    probe: "test \"$(id -u)\" = 0 && losetup --find && command -v mkfs.ext4",
+    debian: &["mount", "e2fsprogs"],
+    older: None,
+    used_by: "the tests with disks that can't be synced",
+};
+
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS, MOUNT, LOOP];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -113,8 +130,16 @@ impl Need {
         if self.is_there() {
             return Ok(());
         }
-        let Self { name, debian, used_by, .. } = self;
-        Err(format!("{name} is missing, for {used_by}: install it (Debian: {}).", debian.join(" ")).into())
+        let Self { name, used_by, .. } = self;
+        Err(format!("{name} is missing, for {used_by}: install it ({}).", self.source()).into())
+    }
+
+    /// Where it is to be had.
+    fn source(&self) -> String {
+        match self.debian {
+            [] => "no package has it: run as somebody who may".to_owned(),
+            packages => format!("Debian: {}", packages.join(" ")),
+        }
     }
 }
 
@@ -162,7 +187,7 @@ fn install_missing(needs: &'static [Need]) -> Without {
     let missing = |without: &Without| -> Vec<&Need> {
         needs.iter().filter(|need| !without.0.contains(need.name) && !need.is_there()).collect()
     };
-    let to_install = missing(&without);
+    let to_install: Vec<&Need> = missing(&without).into_iter().filter(|need| !need.debian.is_empty()).collect();
     if !to_install.is_empty()
         && may_install()
         && let Err(error) = install(&to_install)
@@ -177,7 +202,7 @@ fn install_missing(needs: &'static [Need]) -> Without {
 /// A sentence for each need that is left out.
 fn left_out(needs: &[Need], without: &Without) -> impl Iterator<Item = String> {
     let left_out = needs.iter().filter(|need| without.0.contains(need.name));
-    left_out.map(|need| format!("Without {}: {} (Debian: {}).", need.name, need.used_by, need.debian.join(" ")))
+    left_out.map(|need| format!("Without {}: {} ({}).", need.name, need.used_by, need.source()))
 }
 
 fn may_install() -> bool {
@@ -242,7 +267,8 @@ mod tests {
     fn a_name_that_nothing_has_is_refused() {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
         assert!(
-            sentence.contains("`og`") && sentence.contains("it can name go, etcd, consul, postgres, redis"),
+            sentence.contains("`og`")
+                && sentence.contains("it can name go, etcd, consul, postgres, redis, mount, loop"),
             "{sentence}"
         );
     }

@@ -17,8 +17,11 @@ const TESTS: u64 = 8;
 /// views to change and for members that are away, so that they run at once.
 const ROUNDS: u64 = 84;
 
-/// How long a registry is away unless told otherwise, in seconds.
+/// How long a registry or an origin is away unless told otherwise, in seconds.
 const OUTAGE_SECONDS: u64 = 60;
+
+/// Among how many writes there is poison.
+const POISON_WRITES: u64 = 10_000;
 
 /// How often each of nine contenders has a lock.
 const LOCK_TURNS: u64 = 56;
@@ -35,21 +38,22 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
         command.env("LARDER_TORTURE_SECONDS", seconds.div_ceil(TESTS).to_string());
         command.env("LARDER_TORTURE_ROUNDS", (seconds * ROUNDS).div_ceil(SECONDS).to_string());
         command.env("LARDER_LOCK_TURNS", LOCK_TURNS.to_string());
+        command.env("LARDER_POISON_WRITES", POISON_WRITES.to_string());
         if let Some(seed) = seed {
             command.env("LARDER_TORTURE_SEED", seed.to_string());
         }
         run(&mut command)
     };
     // One after the other, each with the machine for itself.
-    torture(&["history::", "nine_contenders", "--test-threads=1"])?;
+    torture(&["history::", "nine_contenders", "poison::", "--test-threads=1"])?;
     torture(&["behind_torture::", "behind_restarts::three_nodes", "--test-threads=3"])
 }
 
-/// Registries that are away, for longer than `test` has them: `[--seconds N]`.
+/// Registries and origins that are away, for longer than `test` has them: `[--seconds N]`.
 pub(crate) fn outages(arguments: &[&str]) -> Outcome {
     let (seconds, _) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
-    command.args(["registries::", "--", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "registries::", "outage::", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_OUTAGE_SECONDS", seconds.unwrap_or(OUTAGE_SECONDS).to_string());
     run(&mut command)
 }

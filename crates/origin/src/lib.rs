@@ -28,6 +28,8 @@ mod config_error;
 pub mod directory;
 #[cfg(feature = "journal")]
 pub mod flush;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod halves;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "journal")]

@@ -197,6 +197,9 @@ impl RedisOrigin {
         self.ask::<redis::Value>(&command).await.map(drop).map_err(|failed| match failed {
             Failed::Unconnected(error) => UpdateError::unreached(unreached(&error)),
             Failed::Unanswered(error) => match error.code() {
+                Some(code) if is_of_the_server(code) => UpdateError::unreached(format_args!(
+                    "the Redis origin did not take the change ({code}): see its log"
+                )),
                 Some(code) => {
                     UpdateError::refused(format_args!("the Redis origin refused the change ({code}): see its log"))
                 }
@@ -212,6 +215,26 @@ impl RedisOrigin {
 /// Whether an error came from the server, over a connection that lives on.
 fn is_answer(error: &RedisError) -> bool {
     error.code().is_some()
+}
+
+/// Whether an error says that the server takes no change now, whatever it is: it is full, loads, runs a script, lost its replicas or its
+/// disk, is a replica itself, or doesn't know us.
+fn is_of_the_server(code: &str) -> bool {
+    const CODES: [&str; 12] = [
+        "OOM",
+        "LOADING",
+        "BUSY",
+        "NOREPLICAS",
+        "MISCONF",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+        "NOAUTH",
+    ];
+    CODES.contains(&code)
 }
 
 fn unreached(error: &RedisError) -> String {

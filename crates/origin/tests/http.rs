@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by its panic")]
 
+#[cfg(feature = "journal")]
+#[path = "support/behind.rs"]
+mod behind;
 mod support;
 
 use std::{
@@ -64,6 +67,7 @@ enum Held {
 #[derive(Clone, Copy)]
 enum Mood {
     Refuse,
+    KeepOut,
     BreakOff,
     Hang,
 }
@@ -120,6 +124,7 @@ fn change(asked: &Asked, key: Vec<u8>, held: &PerKey<Held>, moods: &PerKey<Mood>
     assert_eq!(asked.method(), "PUT");
     match moods.lock().unwrap().get(&key) {
         Some(Mood::Refuse) => Answer::new("422 Unprocessable Content", SECRET),
+        Some(Mood::KeepOut) => Answer::new("429 Too Many Requests", SECRET),
         Some(Mood::BreakOff) => Answer::Close(format!("HTTP/1.1 200 {SECRET}").into()),
         Some(Mood::Hang) => Answer::Hang(Vec::new()),
         None => {
@@ -142,6 +147,10 @@ impl store::Arrange for Http {
 
     fn refuse(&self, key: &Key) -> bool {
         self.set_mood(key, Mood::Refuse)
+    }
+
+    fn keep_out(&self, key: &Key) -> bool {
+        self.set_mood(key, Mood::KeepOut)
     }
 
     fn break_off(&self, key: &Key) -> bool {
@@ -174,6 +183,8 @@ impl Arrange for Http {
 
 loader_contract!(contract, Http::start().await);
 store_contract!(writes, Http::start().await);
+#[cfg(feature = "journal")]
+behind::behind_contract!(behind_writes, Http::start().await);
 
 #[tokio::test]
 async fn a_key_goes_over_the_wire_encoded_once_and_is_never_normalised() {
@@ -564,10 +575,11 @@ async fn the_status_says_what_became_of_a_change() {
     enum Became {
         Made,
         Refused,
+        KeptOut,
         Conflict,
         Unknown,
     }
-    use Became::{Conflict, Made, Refused, Unknown};
+    use Became::{Conflict, KeptOut, Made, Refused, Unknown};
     // The status, and what it says of a PUT and of a DELETE.
     let statuses = [
         ("200 OK", Made, Made),
@@ -577,7 +589,7 @@ async fn the_status_says_what_became_of_a_change() {
         ("303 See Other\r\nLocation: /", Unknown, Unknown),
         ("308 Permanent Redirect\r\nLocation: /", Unknown, Unknown),
         ("400 Bad Request", Refused, Refused),
-        ("401 Unauthorized", Refused, Refused),
+        ("401 Unauthorized", KeptOut, KeptOut),
         ("404 Not Found", Refused, Made),
         ("405 Method Not Allowed", Refused, Refused),
         ("408 Request Timeout", Unknown, Unknown),
@@ -585,8 +597,9 @@ async fn the_status_says_what_became_of_a_change() {
         ("410 Gone", Refused, Made),
         ("412 Precondition Failed", Conflict, Conflict),
         ("413 Content Too Large", Refused, Refused),
-        ("425 Too Early", Refused, Refused),
-        ("429 Too Many Requests", Refused, Refused),
+        ("423 Locked", KeptOut, KeptOut),
+        ("425 Too Early", KeptOut, KeptOut),
+        ("429 Too Many Requests", KeptOut, KeptOut),
         ("500 Internal Server Error", Unknown, Unknown),
         ("502 Bad Gateway", Unknown, Unknown),
         ("503 Service Unavailable", Unknown, Unknown),
@@ -604,7 +617,8 @@ async fn the_status_says_what_became_of_a_change() {
             assert!(!text.contains(SECRET), "{text}");
             let became = match answer {
                 Ok(()) => Made,
-                Err(UpdateError::Refused(_) | UpdateError::Unreached(_)) => Refused,
+                Err(UpdateError::Refused(_)) => Refused,
+                Err(UpdateError::Unreached(_)) => KeptOut,
                 Err(UpdateError::Conflict) => Conflict,
                 Err(UpdateError::Unknown(_)) => Unknown,
             };

@@ -2,15 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by its panic")]
 
+#[cfg(feature = "journal")]
+#[path = "support/behind.rs"]
+mod behind;
+#[path = "support/files.rs"]
+mod files;
 #[expect(dead_code, reason = "nothing is encrypted, late or endless here")]
 mod support;
 
 use std::{
     collections::HashMap,
-    fs,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
+use files::Files;
 use larder_core::{
     Change, Error, ErrorKind, Found, Key, LoadError, LoadRequest, Loaded, Loader, Store, Update, UpdateError, Value,
     Version, loader_contract, store_contract,
@@ -23,7 +29,6 @@ use larder_origin::{ObjectConfig, ObjectOrigin};
 use percent_encoding::percent_decode_str;
 use ring::{digest, hmac};
 use support::{Answer, Asked, Server};
-use tempfile::TempDir;
 
 const KEY_ID: &str = "larder";
 
@@ -38,68 +43,20 @@ async fn load(origin: &ObjectOrigin, name: &str) -> Result<Loaded, LoadError> {
     origin.load(request(&key(name))).await
 }
 
-/// Files below a folder.
-struct Files {
-    origin: ObjectOrigin,
-    folder: TempDir,
+fn files() -> Files<ObjectOrigin> {
+    let open = |folder: &Path| ObjectOrigin::open(ObjectConfig::new(format!("file://{}", folder.display()))).unwrap();
+    Files::new(open, is_name)
 }
 
-impl Files {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let origin = ObjectOrigin::open(ObjectConfig::new(format!("file://{}", folder.path().display()))).unwrap();
-        Self { origin, folder }
-    }
+/// Whether an object's name can have this as one of its parts.
+fn is_name(part: &[u8]) -> bool {
+    str::from_utf8(part).is_ok_and(|part| !part.chars().any(|char| char.is_ascii_control()))
 }
 
-impl Arrange for Files {
-    fn loader(&self) -> &dyn Loader {
-        &self.origin
-    }
-
-    fn put(&self, key: &Key, value: &[u8]) -> bool {
-        let Ok(name) = str::from_utf8(key.as_bytes()) else { return false };
-        let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(|char| char.is_ascii_control());
-        if !name.split('/').all(fits) {
-            return false;
-        }
-        let path = self.folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).is_ok() && fs::write(path, value).is_ok()
-    }
-
-    fn hang(&self, _: &Key) -> bool {
-        false
-    }
-
-    fn fail(&self, _: &Key) -> bool {
-        false
-    }
-}
-
-impl store::Arrange for Files {
-    fn store(&self) -> &dyn Store {
-        &self.origin
-    }
-
-    fn loader(&self) -> &dyn Loader {
-        &self.origin
-    }
-
-    fn refuse(&self, _: &Key) -> bool {
-        false
-    }
-
-    fn break_off(&self, _: &Key) -> bool {
-        false
-    }
-
-    fn hang(&self, _: &Key) -> bool {
-        false
-    }
-}
-
-loader_contract!(files, Files::new());
-store_contract!(writes_of_files, Files::new());
+loader_contract!(of_files, files());
+store_contract!(writes_of_files, files());
+#[cfg(feature = "journal")]
+behind::behind_contract!(behind_writes_of_files, files());
 
 /// An object of the server.
 #[derive(Clone)]
@@ -116,12 +73,25 @@ enum Mood {
     HangAll,
     Fail,
     Refuse,
+    KeepOut,
     BreakOff,
     HangPuts,
 }
 
+/// What the server makes of a put on a condition.
+#[derive(Clone, Copy, PartialEq, Default)]
+enum Conditions {
+    #[default]
+    Known,
+    /// It says that it has none.
+    Unknown,
+    /// It puts whatever they say.
+    Ignored,
+}
+
 #[derive(Default)]
 struct Bucket {
+    conditions: Conditions,
     objects: HashMap<Vec<u8>, Object>,
     moods: HashMap<Vec<u8>, Mood>,
     puts: u64,
@@ -137,14 +107,23 @@ struct S3 {
 
 impl S3 {
     async fn start() -> Self {
-        let bucket = Arc::<Mutex<Bucket>>::default();
+        Self::start_with(Conditions::Known, |config| config).await
+    }
+
+    /// One that knows no conditions, and is told of none.
+    async fn unconditional() -> Self {
+        Self::start_with(Conditions::Unknown, |config| config.option("aws_conditional_put", "disabled")).await
+    }
+
+    async fn start_with(conditions: Conditions, configure: impl FnOnce(ObjectConfig) -> ObjectConfig) -> Self {
+        let bucket = Arc::new(Mutex::new(Bucket { conditions, ..Bucket::default() }));
         let there = Arc::clone(&bucket);
         let server = Server::start(move |asked| match signed_by_us(asked) {
             true => serve(asked, &mut there.lock().unwrap()),
             false => answer("403 Forbidden", "SignatureDoesNotMatch"),
         })
         .await;
-        let origin = ObjectOrigin::open(config(&server, SECRET)).unwrap();
+        let origin = ObjectOrigin::open(configure(config(&server, SECRET))).unwrap();
         Self { origin, bucket, server }
     }
 
@@ -194,6 +173,7 @@ fn serve(asked: &Asked, bucket: &mut Bucket) -> Answer {
         Some(Mood::HangAll) => return Answer::Hang(Vec::new()),
         Some(Mood::Fail) => return answer("500 Internal Server Error", "InternalError"),
         Some(Mood::Refuse) if puts => return answer("400 Bad Request", "EntityTooLarge"),
+        Some(Mood::KeepOut) if puts => return answer("403 Forbidden", "AccessDenied"),
         Some(Mood::BreakOff) if puts => return Answer::Close(format!("HTTP/1.1 200 {SECRET}").into()),
         Some(Mood::HangPuts) if puts => return Answer::Hang(Vec::new()),
         _ => {}
@@ -208,12 +188,20 @@ fn serve(asked: &Asked, bucket: &mut Bucket) -> Answer {
             if let Some(held) = &held {
                 bucket.objects.insert(name.into(), held.clone());
             }
-            match (asked.header("if-match")[..].first(), asked.header("if-none-match")[..].first(), held) {
+            let condition = |name| match bucket.conditions {
+                Conditions::Ignored => None,
+                _ => asked.header(name)[..].first().copied(),
+            };
+            let (if_match, if_none_match) = (condition("if-match"), condition("if-none-match"));
+            if bucket.conditions == Conditions::Unknown && if_match.or(if_none_match).is_some() {
+                return answer("501 Not Implemented", "NotImplemented");
+            }
+            match (if_match, if_none_match, held) {
                 (Some(_), _, None) => return answer("404 Not Found", "NoSuchKey"),
-                (Some(wanted), _, Some(held)) if held.etag != **wanted => {
+                (Some(wanted), _, Some(held)) if held.etag != wanted => {
                     return answer("412 Precondition Failed", "PreconditionFailed");
                 }
-                (_, Some(&"*"), Some(_)) => return answer("412 Precondition Failed", "PreconditionFailed"),
+                (_, Some("*"), Some(_)) => return answer("412 Precondition Failed", "PreconditionFailed"),
                 _ => {}
             }
             bucket.puts += 1;
@@ -280,8 +268,8 @@ impl Arrange for S3 {
     fn put(&self, key: &Key, value: &[u8]) -> bool {
         let etag = format!("\"{}-{:?}\"", value.len(), value.first());
         let object = Object { body: value.into(), etag, version: None, content_type: None };
-        let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(|char| char.is_ascii_control());
-        if !str::from_utf8(key.as_bytes()).is_ok_and(|name| name.split('/').all(fits) && name.len() <= 1000) {
+        let fits = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && is_name(part);
+        if !key.as_bytes().split(|&byte| byte == b'/').all(fits) || key.as_bytes().len() > 1000 {
             return false;
         }
         self.bucket.lock().unwrap().objects.insert(key.as_bytes().into(), object);
@@ -310,6 +298,10 @@ impl store::Arrange for S3 {
         self.set_mood(key, Mood::Refuse)
     }
 
+    fn keep_out(&self, key: &Key) -> bool {
+        self.set_mood(key, Mood::KeepOut)
+    }
+
     fn break_off(&self, key: &Key) -> bool {
         self.set_mood(key, Mood::BreakOff)
     }
@@ -321,6 +313,9 @@ impl store::Arrange for S3 {
 
 loader_contract!(s3, S3::start().await);
 store_contract!(writes_of_s3, S3::start().await);
+store_contract!(writes_of_s3_without_conditions, S3::unconditional().await);
+#[cfg(feature = "journal")]
+behind::behind_contract!(behind_writes_of_s3, S3::start().await);
 
 #[tokio::test]
 async fn an_object_bears_its_version_and_an_older_change_is_a_conflict() {
@@ -364,6 +359,33 @@ async fn a_put_that_another_came_before_is_compared_anew() {
     }
 }
 
+/// Where the store doesn't know conditions and nobody said so, nothing is written, and the sentence says what to set.
+#[tokio::test]
+async fn a_store_that_knows_no_conditions_has_to_be_said_to_be_one() {
+    let s3 = S3::start_with(Conditions::Unknown, |config| config).await;
+    let answer = s3.write(put(&key("k"), "v", 1)).await;
+    let Err(UpdateError::Unreached(error)) = answer else { panic!("{answer:?}") };
+    assert!(error.to_string().contains("aws_conditional_put"), "{error}");
+    assert!(s3.object("k").is_none());
+
+    let s3 = S3::unconditional().await;
+    for place in [5, 4] {
+        s3.write(put(&key("k"), place.to_string(), place)).await.unwrap();
+    }
+    let held = s3.object("k").unwrap();
+    assert_eq!((&held.body[..], held.version), (&b"4"[..], None), "the later one wins, and bears no version");
+}
+
+/// Only a change that comes between the look and the put is not seen there.
+#[tokio::test]
+async fn a_store_that_ignores_conditions_still_takes_nothing_older_than_it_shows() {
+    let s3 = S3::start_with(Conditions::Ignored, |config| config).await;
+    s3.write(put(&key("k"), "new", 5)).await.unwrap();
+    let answer = s3.write(put(&key("k"), "old", 4)).await;
+    assert!(matches!(answer, Err(UpdateError::Conflict)), "{answer:?}");
+    assert_eq!(s3.object("k").unwrap().body, b"new");
+}
+
 #[tokio::test]
 async fn what_is_unchanged_does_not_come_again() {
     let s3 = S3::start().await;
@@ -398,9 +420,9 @@ async fn a_bucket_that_is_not_there_and_a_secret_that_is_wrong_are_failures() {
             assert!(matches!(answer, Err(UpdateError::Unreached(_))), "{answer:?}");
         }
     }
-    let Files { origin, folder } = Files::new();
-    drop(folder);
-    assert!(load(&origin, "k").await.is_err(), "the folder is gone");
+    let files = files();
+    std::fs::remove_dir(files.folder.path()).unwrap();
+    assert!(load(&files.origin, "k").await.is_err(), "the folder is gone");
 }
 
 #[tokio::test]

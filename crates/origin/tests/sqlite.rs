@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by its panic")]
 
+#[cfg(feature = "journal")]
+#[path = "support/behind.rs"]
+mod behind;
+
 use std::time::Duration;
 
 use larder_core::{
@@ -348,6 +352,10 @@ impl store::Arrange for Written {
         self.on(key, &format!("SELECT RAISE(ABORT, 'the password is {SECRET}')"))
     }
 
+    fn keep_out(&self, _: &Key) -> bool {
+        false
+    }
+
     fn break_off(&self, _: &Key) -> bool {
         false
     }
@@ -365,6 +373,10 @@ store_contract!(writes, Written::plain());
 store_contract!(writes_in_batches, Written::in_batches(500));
 store_contract!(writes_in_small_batches, Written::in_batches(7));
 store_contract!(writes_that_are_fenced, Written::fenced());
+#[cfg(feature = "journal")]
+behind::behind_contract!(behind_writes, Written::plain());
+#[cfg(feature = "journal")]
+behind::behind_contract!(behind_writes_in_batches, Written::in_batches(7));
 
 async fn make(origin: &SqliteOrigin, update: Update) -> Result<(), UpdateError> {
     origin.update(update).await
@@ -480,6 +492,29 @@ async fn a_statement_that_ends_its_transaction_is_a_refusal_and_holds_up_none_of
     refusal(answers.remove(1));
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(written.held("a").await, Found::Value("1".into()));
+}
+
+/// A file that has been changed counts that, so that it tells of how many transactions something was.
+#[tokio::test]
+async fn a_poison_change_is_found_in_few_transactions_and_holds_up_no_other() {
+    let database = Database::new(WRITTEN);
+    let config = SqliteConfig::new(&database.url, SELECT_WRITTEN).upsert(UPSERT).upsert_many(UPSERT_MANY);
+    let written = Written { origin: SqliteOrigin::open(config).unwrap(), database };
+    written.on(&key("k17"), "SELECT RAISE(ABORT, 'no')");
+    let changes = || {
+        let head = std::fs::read(&written.database.url).unwrap();
+        u32::from_be_bytes(head[24..28].try_into().unwrap())
+    };
+    let before = changes();
+    let batch = (0..100).map(|at| put(&key(&format!("k{at}")), "v", 1)).collect();
+    for (at, answer) in written.origin.update_many(batch).await.into_iter().enumerate() {
+        match at == 17 {
+            true => drop(refusal(answer)),
+            false => assert!(answer.is_ok(), "{at}: {answer:?}"),
+        }
+    }
+    let made = changes() - before;
+    assert!(made <= 12, "{made} transactions for one of a hundred");
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub enum StoreMood {
     BreakingOff,
     /// Never answers, and changes nothing.
     Hanging,
+    /// It takes nothing for now, and nothing changes.
+    Full,
 }
 
 /// An origin in memory that fences if it is told to. Clones are the same origin.
@@ -126,6 +128,7 @@ impl Store for FakeStore {
                     Err(UpdateError::unknown("the origin broke off its answer"))
                 }
                 Some(StoreMood::Hanging) => pending().await,
+                Some(StoreMood::Full) => Err(UpdateError::unreached("the origin is full")),
             }
         })
     }
@@ -159,6 +162,11 @@ mod tests {
 
         fn refuse(&self, key: &Key) -> bool {
             self.set_mood(key, Some(StoreMood::Refusing));
+            true
+        }
+
+        fn keep_out(&self, key: &Key) -> bool {
+            self.set_mood(key, Some(StoreMood::Full));
             true
         }
 

@@ -25,6 +25,10 @@ pub trait Arrange {
     /// Makes the origin refuse to put `key`, with [`SECRET`] in what it says if it says anything; `false` if it has no way to.
     fn refuse(&self, key: &Key) -> bool;
 
+    /// Makes the origin not take what is put under `key` for a reason that is none of the change's, such as that it is full or busy, with
+    /// [`SECRET`] in what it says if it says anything; `false` if it has no way to. Other keys may fare as this one does.
+    fn keep_out(&self, key: &Key) -> bool;
+
     /// Makes the origin break off in the middle of putting `key`, so that nobody knows what became of it; `false` if it has
     /// no way to.
     fn break_off(&self, key: &Key) -> bool;
@@ -196,6 +200,26 @@ pub async fn a_refusal_changes_nothing(origin: &impl Arrange) {
         made(origin, put(&working, place.to_string(), place)).await;
         assert_eq!(held(origin, &working).await, Some(place.to_string().into_bytes()));
     }
+}
+
+/// What an origin can't take for now, whatever it is, is no refusal: it may be made later, and write-behind does not give it up.
+pub async fn what_is_kept_out_is_not_refused(origin: &impl Arrange) {
+    let (kept_out, before) = (key("kept-out"), key("before"));
+    made(origin, put(&before, "before", 1)).await;
+    if !origin.keep_out(&kept_out) {
+        return;
+    }
+    let mut answers = vec![make(origin, put(&kept_out, "value", 1)).await];
+    if origin.store().update_batch_len_max() > 1 {
+        let batch = vec![put(&kept_out, "value", 2), put(&kept_out, "value", 2)];
+        answers.extend(make_many(origin, batch).await);
+    }
+    for answer in answers {
+        assert!(matches!(answer, Err(UpdateError::Unreached(_))), "{answer:?}");
+        assert_tells_no_secret(&answer);
+    }
+    assert_eq!(held(origin, &kept_out).await, None);
+    assert_eq!(held(origin, &before).await.as_deref(), Some(&b"before"[..]));
 }
 
 /// Of a change that the origin breaks off nobody knows what became, and that is what is said of it.
@@ -379,6 +403,7 @@ macro_rules! store_contract {
             a_value_is_taken_as_it_is
             each_odd_key_is_a_key_of_its_own
             a_refusal_changes_nothing
+            what_is_kept_out_is_not_refused
             what_breaks_off_is_unknown
             a_change_that_hangs_keeps_no_other_waiting
             a_change_that_is_given_up_holds_nothing

@@ -46,8 +46,8 @@ const TEMPORARY: &str = ".larder-tmp-";
 /// As a [`Store`](larder_core::Store) it makes a new file, brings it to the disk (`fsync`) and renames it over the old one, so that the
 /// key has the old value or the new one, whole, also after the power failed. Folders are made as they are needed, and stay when their
 /// last file is deleted. What replaces a symbolic link is a file in its place. A change is refused if no file can have the name or a
-/// folder is in its place, if the disk is full, and whatever else happens before the rename. It doesn't fence: of two nodes that
-/// write to one folder, the later one wins. A process that is killed may leave a file `.larder-tmp-…` behind, which may be deleted once no
+/// folder is in its place; where the disk is full or the folder may not be written, it is not made for now. It doesn't fence: of two nodes
+/// that write to one folder, the later one wins. A process that is killed may leave a file `.larder-tmp-…` behind, which may be deleted once no
 /// node writes.
 ///
 /// # Examples

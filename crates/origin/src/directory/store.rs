@@ -28,7 +28,7 @@ impl Store for DirectoryOrigin {
 
 fn make(folder: &Path, update: &Update) -> Result<(), UpdateError> {
     let folder = open_folder(folder).map_err(|error| {
-        UpdateError::refused(format_args!("the origin's folder can't be opened ({error}): put it back"))
+        UpdateError::unreached(format_args!("the origin's folder can't be opened ({error}): put it back"))
     })?;
     match &update.change {
         Change::Put(value) => put(&folder, &update.key, value, update.version),
@@ -41,14 +41,14 @@ fn put(folder: &Dir, key: &Key, value: &[u8], version: Version) -> Result<(), Up
         return Err(UpdateError::refused("no file of the origin's folder can have such a name: choose another key"));
     }
     let (folders, name) = parts(key);
-    let mut parent = folder.try_clone().map_err(refused)?;
+    let mut parent = folder.try_clone().map_err(unmade)?;
     for name in folders {
-        parent = open_or_make(&parent, name).map_err(refused)?;
+        parent = open_or_make(&parent, name).map_err(unmade)?;
     }
-    let written = write(&parent, value, version).map_err(refused)?;
+    let written = write(&parent, value, version).map_err(unmade)?;
     let renamed = parent.rename(&written, &parent, name).map_err(|error| {
         // Without the rename nothing has changed; but a disk that failed may have done it.
-        if is_of_the_disk(&error) { unknown(error) } else { refused(error) }
+        if is_of_the_disk(&error) { unknown(error) } else { unmade(error) }
     });
     if renamed.is_err() {
         // It is one file more than there should be, and harms nobody.
@@ -63,18 +63,18 @@ fn delete(folder: &Dir, key: &Key) -> Result<(), UpdateError> {
         return Ok(());
     }
     let (folders, name) = parts(key);
-    let mut parent = folder.try_clone().map_err(refused)?;
+    let mut parent = folder.try_clone().map_err(unmade)?;
     for name in folders {
         parent = match parent.open_dir(name) {
             Err(error) if is_nothing(&error) => return Ok(()),
-            opened => opened.map_err(refused)?,
+            opened => opened.map_err(unmade)?,
         };
     }
     match parent.symlink_metadata(name) {
         Err(error) if is_nothing(&error) => return Ok(()),
         found => {
             // A folder has no value.
-            if found.map_err(refused)?.is_dir() {
+            if found.map_err(unmade)?.is_dir() {
                 return Ok(());
             }
         }
@@ -82,7 +82,7 @@ fn delete(folder: &Dir, key: &Key) -> Result<(), UpdateError> {
     match parent.remove_file(name) {
         Err(error) if is_nothing(&error) => Ok(()),
         Err(error) if is_of_the_disk(&error) => Err(unknown(error)),
-        Err(error) => Err(refused(error)),
+        Err(error) => Err(unmade(error)),
         Ok(()) => sync(&parent).map_err(unknown),
     }
 }
@@ -143,9 +143,13 @@ fn is_of_the_disk(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::STALE | Errno::TIMEDOUT))
 }
 
+/// What failed before anything changed. The change is to blame if no file can have its name or its size; else it may be made once there is
+/// room, or the folder may be written to again.
 #[expect(clippy::needless_pass_by_value, reason = "takes it as `map_err` gives it")]
-fn refused(error: io::Error) -> UpdateError {
-    UpdateError::refused(format_args!("the key's file can't be written ({error}): see its folder and its disk"))
+fn unmade(error: io::Error) -> UpdateError {
+    let is_refused = is_nothing(&error) || Errno::from_io_error(&error) == Some(Errno::FBIG);
+    let what = format_args!("the key's file can't be written ({error}): see its folder and its disk");
+    if is_refused { UpdateError::refused(what) } else { UpdateError::unreached(what) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "takes it as `map_err` gives it")]

@@ -42,6 +42,15 @@ impl HttpOrigin {
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Err(UpdateError::Conflict),
             // The server gave up waiting for the request, of which it may have had all.
             StatusCode::REQUEST_TIMEOUT => Err(self.unknown(format_args!("answered {status}: see its log"))),
+            // Whoever asked, or when, is to blame, and not the change.
+            StatusCode::UNAUTHORIZED
+            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            | StatusCode::LOCKED
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS => {
+                let how = format_args!("did not take the change ({status}): see its log");
+                Err(UpdateError::unreached(format_args!("the origin {} {how}", self.url)))
+            }
             status if status.is_client_error() => {
                 Err(self.refused(format_args!("refused the change with {status}: see its log")))
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use larder_core::version::Reading;
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::{
     JournalError,
@@ -53,27 +53,53 @@ pub(super) fn count(database: &Database, name: &Arc<str>) -> Result<Counted, Jou
     index.apply(Delta::Horizon(singles.horizon));
     let mut floor = singles.clock.max(singles.horizon.reading());
     let records = reads.table(tables::RECORDS)?;
+    let mut found = 0;
     for entry in reads.range(&records, &[], None)? {
         let (at, bytes) = entry.map_err(|error| reads.failed(error))?;
         let (at, bytes) = (at.value(), bytes.value());
         let record = reads.check(&Named { what: "a record", at }, record::decode(at, bytes))?;
         floor = floor.max(record.id.version.reading());
         index.apply(Delta::added(&record, tables::cost(at, bytes)));
+        found += 1;
     }
+    whole(&reads, name, "records", found, records.len())?;
     let marks = reads.table(tables::MARKS)?;
+    found = 0;
     for entry in reads.range(&marks, &[], None)? {
         let (at, bytes) = entry.map_err(|error| reads.failed(error))?;
         let mark = Named { what: "a mark", at: at.value() };
         let mark = reads.check(&mark, record::decode_mark(at.value(), bytes.value()))?;
         floor = floor.max(mark.version.reading());
+        found += 1;
     }
-    for entry in reads.table(tables::DEAD)?.iter().map_err(|error| reads.failed(error))? {
+    whole(&reads, name, "marks", found, marks.len())?;
+    let dead = reads.table(tables::DEAD)?;
+    found = 0;
+    for entry in dead.iter().map_err(|error| reads.failed(error))? {
         let (id, bytes) = entry.map_err(|error| reads.failed(error))?;
         let (id, bytes) = (id.value(), bytes.value());
         let letter = reads.check(&format_args!("dead letter {id}"), record::decode_dead(id, bytes))?;
         floor = floor.max(letter.record.id.version.reading());
         let group = letter.record.id.place.group;
         index.apply(Delta::DeadAdded { group, cost: tables::cost(&[], bytes) });
+        found += 1;
     }
+    whole(&reads, name, "dead letters", found, dead.len())?;
     Ok(Counted { index, floor, members: singles.members })
+}
+
+/// Whether a table has as many entries as it says, which every commit counts.
+fn whole(
+    reads: &Reads,
+    name: &Arc<str>,
+    what: &str,
+    found: u64,
+    said: Result<u64, redb::StorageError>,
+) -> Result<(), JournalError> {
+    let said = said.map_err(|error| reads.failed(error))?;
+    if found == said {
+        return Ok(());
+    }
+    let what = format!("it has {found} {what}, and {said} were written");
+    Err(JournalError::Damaged { file: Arc::clone(name), what: what.into() })
 }

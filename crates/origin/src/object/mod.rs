@@ -82,6 +82,9 @@ impl std::fmt::Debug for ObjectConfig {
 /// victim. Nor does what was deleted leave a version behind. So it doesn't [fence](larder_core::Store::fences). `file` and WebDAV
 /// compare nothing: of two nodes that write the later one wins.
 ///
+/// Tests hold that for S3, WebDAV, files and memory. What is said of Google's and Microsoft's stores follows from the crate `object_store`, and
+/// was not tried.
+///
 /// Needs a tokio runtime with time and I/O.
 ///
 /// # Examples

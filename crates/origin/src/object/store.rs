@@ -124,6 +124,10 @@ fn outcome(error: &Error) -> UpdateError {
         Error::InvalidPath { .. } | Error::NotSupported { .. } | Error::NotImplemented { .. } => refused(),
         _ => match find::<Answered>(error) {
             Some(Answered { is_refusal: true, .. }) => refused(),
+            // As stores say that know no conditions. They are all that a change needs beyond what every store has.
+            Some(Answered { status: http::StatusCode::NOT_IMPLEMENTED, .. }) => UpdateError::unreached(format_args!(
+                "the object store did not take the change ({told}): if it knows no If-Match, set aws_conditional_put to disabled in options"
+            )),
             // The server gave up waiting for the request, of which it may have had all.
             Some(Answered { status: http::StatusCode::REQUEST_TIMEOUT, .. }) => unknown(),
             Some(Answered { status, .. }) if status.is_client_error() => unreached(),

@@ -9,7 +9,7 @@ use super::{
     pool::Lent,
     statement::{Prepared, Write},
 };
-use crate::cause;
+use crate::{cause, halves::Halves};
 
 /// What became of a change, if no error did.
 #[derive(Clone, Copy)]
@@ -43,21 +43,13 @@ impl PostgresOrigin {
             Err(error) => return reach_none(UpdateError::unreached(error)),
         };
         let mut answers: Vec<Option<Result<(), UpdateError>>> = updates.iter().map(|_| None).collect();
-        if let Some(write) = &prepared.upsert_many {
-            let batch = Batch::of(&updates, write);
-            match batch.make(client, write).await {
-                Ok(true) => batch.places.iter().for_each(|at| answers[*at] = Some(Ok(()))),
-                // One of them held up the others, and nothing changed.
-                Ok(false) => {}
-                Err(error) => {
-                    batch.places.iter().for_each(|at| answers[*at] = Some(answer(&Err(&error))));
-                    finish(lent, Some(&error));
-                    let unasked = || {
-                        Err(UpdateError::unreached("the connection to the PostgreSQL origin broke before it was asked"))
-                    };
-                    return answers.into_iter().map(|answer| answer.unwrap_or_else(unasked)).collect();
-                }
-            }
+        if let Some(write) = &prepared.upsert_many
+            && let Err(error) = make_together(client, write, &updates, &mut answers).await
+        {
+            finish(lent, Some(&error));
+            let unasked =
+                || Err(UpdateError::unreached("the connection to the PostgreSQL origin broke before it was asked"));
+            return answers.into_iter().map(|answer| answer.unwrap_or_else(unasked)).collect();
         }
         // Each is a transaction of its own, and all of them are on their way at once.
         let others = updates.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
@@ -68,6 +60,43 @@ impl PostgresOrigin {
         let mut made = made.iter().map(answer);
         answers.into_iter().filter_map(|answer| answer.or_else(|| made.next())).collect()
     }
+}
+
+/// Makes many changes with few statements. What has no answer then is to be made one by one, unless there is an error: after that nothing
+/// can be made over this connection.
+async fn make_together(
+    client: &Client,
+    write: &Write,
+    updates: &[Update],
+    answers: &mut [Option<Result<(), UpdateError>>],
+) -> Result<(), Error> {
+    // Those of them that one statement can make.
+    let fits = |update: &Update| {
+        matches!(update.change, Change::Put(_)) && unfit(write, &update.key, &update.change).is_none()
+    };
+    let places: Vec<usize> = (0..updates.len()).filter(|&at| fits(&updates[at])).collect();
+    let mut halves = Halves::of(places.len());
+    while let Some(part) = halves.next() {
+        let places = &places[part.clone()];
+        let batch = Batch::of(places.iter().map(|&at| &updates[at]));
+        let error = match batch.make(client, write).await {
+            Ok(true) => None,
+            // One of them held up the others, and nothing changed.
+            Ok(false) => {
+                halves.failed(part);
+                continue;
+            }
+            Err(error) => Some(error),
+        };
+        for &at in places {
+            answers[at] = Some(error.as_ref().map_or(Ok(()), |error| answer(&Err(error))));
+        }
+        match error {
+            Some(error) if fault(&error).is_none() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn finish(lent: Lent, error: Option<&Error>) {
@@ -112,45 +141,44 @@ fn unfit(write: &Write, key: &Key, change: &Change) -> Option<&'static str> {
     }
 }
 
-/// Those of several changes that one statement can make.
+/// Changes that one statement makes.
+#[derive(Default)]
 struct Batch<'updates> {
-    /// Their places among all.
-    places: Vec<usize>,
     keys: Vec<&'updates [u8]>,
     values: Vec<&'updates [u8]>,
     versions: Vec<String>,
 }
 
 impl<'updates> Batch<'updates> {
-    fn of(updates: &'updates [Update], write: &Write) -> Self {
-        let mut batch = Self { places: Vec::new(), keys: Vec::new(), values: Vec::new(), versions: Vec::new() };
-        for (at, Update { key, change, version, .. }) in updates.iter().enumerate() {
-            match change {
-                Change::Put(value) if unfit(write, key, change).is_none() => {
-                    batch.places.push(at);
-                    batch.keys.push(key.as_bytes());
-                    batch.values.push(value);
-                    batch.versions.push(version.to_string());
-                }
-                Change::Put(_) | Change::Delete => {}
+    fn of(updates: impl Iterator<Item = &'updates Update>) -> Self {
+        let mut batch = Self::default();
+        for Update { key, change, version, .. } in updates {
+            if let Change::Put(value) = change {
+                batch.keys.push(key.as_bytes());
+                batch.values.push(value);
+                batch.versions.push(version.to_string());
             }
         }
         batch
     }
 
-    /// Makes all of them or none, and says whether it did. An error leaves it unknown.
+    /// Makes all of them or none, and says whether it did, if one of them may be to blame. After an error that is nobody's fault among them
+    /// nothing changed; any other leaves it unknown.
     async fn make(&self, client: &Client, write: &Write) -> Result<bool, Error> {
-        if self.places.is_empty() {
-            return Ok(true);
-        }
         let run = || write.run_many(client, &self.keys, &self.values, &self.versions);
         if write.version.is_none() {
             return made(run().await).map(|changed| changed.is_some());
         }
         // Only the number of rows tells that there was a conflict, and then those that were none must not be made twice.
         client.batch_execute("BEGIN").await?;
-        let changed = made(run().await)?;
-        if changed == Some(self.places.len() as u64) {
+        let changed = match made(run().await) {
+            Err(error) if fault(&error).is_some() => {
+                client.batch_execute("ROLLBACK").await?;
+                return Err(error);
+            }
+            changed => changed?,
+        };
+        if changed == Some(self.keys.len() as u64) {
             return made(client.batch_execute("COMMIT").await).map(|made| made.is_some());
         }
         client.batch_execute("ROLLBACK").await?;
@@ -158,35 +186,58 @@ impl<'updates> Batch<'updates> {
     }
 }
 
-/// The result of a statement, `None` if it proves that nothing changed.
+/// The result of a statement, `None` if it proves that nothing changed and one of the changes may be to blame.
 fn made<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
         Ok(result) => Ok(Some(result)),
-        Err(error) if proves_nothing_changed(&error) => Ok(None),
+        Err(error) if matches!(fault(&error), Some(Fault::Change | Fault::Moment)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Whether a statement that ended so has changed nothing: the server refused it and lives on, so that its transaction is undone.
-fn proves_nothing_changed(error: &Error) -> bool {
-    // Classes of SQLSTATE: 0A what can't be done, 21 to 2D data, constraints and states of transactions, 3x and 42 names, rights and
-    // syntax, 40 conflicts between transactions, 44 views, 53 to 55 resources, locks and limits, 57 a query that is cancelled, P0 what
-    // functions raise. Not in it: 08 connections, 58 and XX what fails below the database.
-    const REFUSALS: [&str; 21] = [
-        "0A", "20", "21", "22", "23", "25", "26", "27", "28", "2B", "2D", "34", "3D", "3F", "40", "42", "44", "53",
-        "54", "55", "P0",
-    ];
-    // A query that is cancelled, and a transaction of which the server doesn't know how it ended.
-    const CANCELLED: &str = "57014";
-    const UNKNOWN: &str = "40003";
+/// What is to blame where nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// The change: it would fare no better later.
+    Change,
+    /// What others do to the same rows, or how busy the server is: it may be made later, and others may be made now.
+    Moment,
+    /// The server, which takes no change now.
+    Server,
+}
+
+/// Why a statement that ended so has changed nothing, if that is certain: the server refused it and lives on, so that its transaction
+/// is undone.
+fn fault(error: &Error) -> Option<Fault> {
     let Some(told) = error.as_db_error() else {
         // The server was not asked.
-        return error.to_string().starts_with("error serializing parameter");
+        return error.to_string().starts_with("error serializing parameter").then_some(Fault::Change);
     };
-    let code = told.code().code();
-    told.parsed_severity() == Some(Severity::Error)
-        && code != UNKNOWN
-        && (code == CANCELLED || REFUSALS.contains(&&code[..2]))
+    (told.parsed_severity() == Some(Severity::Error)).then(|| fault_of(told.code().code())).flatten()
+}
+
+/// What an SQLSTATE blames.
+fn fault_of(code: &str) -> Option<Fault> {
+    match code {
+        // A transaction of which the server doesn't know how it ended.
+        "40003" => None,
+        // A query that is cancelled, as by the server's limit of its time.
+        "57014" => Some(Fault::Moment),
+        // A server that only reads, as one does that waits to take over; and one that doesn't let us in.
+        "25006" | "42501" => Some(Fault::Server),
+        _ => match code.get(..2)? {
+            // Conflicts between transactions; locks.
+            "40" | "55" => Some(Fault::Moment),
+            // Disk, memory, connections; who may come in.
+            "53" | "28" => Some(Fault::Server),
+            // 0A what can't be done, 20 to 2D data, constraints and states of transactions, 3x and 42 names and syntax, 44 views, 54
+            // limits, P0 what functions raise.
+            "0A" | "20" | "21" | "22" | "23" | "25" | "26" | "27" | "2B" | "2D" | "34" | "3D" | "3F" | "42" | "44"
+            | "54" | "P0" => Some(Fault::Change),
+            // 08 connections, 58 and XX what fails below the database, and all others.
+            _ => None,
+        },
+    }
 }
 
 /// What is told of a change. The server's words may hold anything: its log has them.
@@ -198,12 +249,16 @@ fn answer(made: &Result<Outcome, impl std::borrow::Borrow<Error>>) -> Result<(),
         Err(error) => error.borrow(),
     };
     let told = error.as_db_error().map_or_else(|| cause(error), |told| format!("SQLSTATE {}", told.code().code()));
-    Err(if proves_nothing_changed(error) {
-        UpdateError::refused(format_args!("the PostgreSQL origin refused the change ({told}): see its log"))
-    } else {
-        UpdateError::unknown(format_args!(
+    Err(match fault(error) {
+        Some(Fault::Change) => {
+            UpdateError::refused(format_args!("the PostgreSQL origin refused the change ({told}): see its log"))
+        }
+        Some(Fault::Moment | Fault::Server) => {
+            UpdateError::unreached(format_args!("the PostgreSQL origin did not take the change ({told}): see its log"))
+        }
+        None => UpdateError::unknown(format_args!(
             "the PostgreSQL origin broke off in the middle of a change ({told}): see its log"
-        ))
+        )),
     })
 }
 
@@ -222,5 +277,34 @@ impl Store for PostgresOrigin {
 
     fn fences(&self) -> bool {
         self.sql.fences()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a server that is full, or reads only for a while, would make a dead letter of every write behind.
+    #[test]
+    fn an_sqlstate_blames_the_change_the_moment_or_the_server() {
+        for (code, blamed) in [
+            ("23514", Some(Fault::Change)),
+            ("22P02", Some(Fault::Change)),
+            ("42P01", Some(Fault::Change)),
+            ("P0001", Some(Fault::Change)),
+            ("40P01", Some(Fault::Moment)),
+            ("55P03", Some(Fault::Moment)),
+            ("57014", Some(Fault::Moment)),
+            ("53100", Some(Fault::Server)),
+            ("25006", Some(Fault::Server)),
+            ("42501", Some(Fault::Server)),
+            ("40003", None),
+            ("57P01", None),
+            ("58030", None),
+            ("XX001", None),
+            ("", None),
+        ] {
+            assert_eq!(fault_of(code), blamed, "{code}");
+        }
     }
 }

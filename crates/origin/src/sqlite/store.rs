@@ -11,7 +11,7 @@ use super::{
     statement::{Parameters, Write},
     writer::{Failed, Writer},
 };
-use crate::ConfigError;
+use crate::{ConfigError, halves::Halves};
 
 /// How changes are made.
 pub(super) struct Writes {
@@ -179,27 +179,31 @@ impl SqliteOrigin {
     }
 
     async fn write_many(&self, updates: Vec<Update>) -> Vec<Result<(), UpdateError>> {
-        if let Ok(Writes { writer, statements }) = self.writes() {
-            let (statements, together) = (Arc::clone(statements), updates.clone());
+        let mut answers: Vec<Option<Result<(), UpdateError>>> = updates.iter().map(|_| None).collect();
+        let mut halves = Halves::of(updates.len());
+        while let Ok(Writes { writer, statements }) = self.writes()
+            && let Some(part) = halves.next()
+        {
+            let (statements, together) = (Arc::clone(statements), updates[part.clone()].to_vec());
             match writer.transact(move |connection| statements.make_together(connection, &together)).await {
-                Ok(Some(made)) => return made.into_iter().map(Result::from).collect(),
-                // Nobody knows which of them are made, so that making them again could only hide it.
-                Err(Failed::Unknown(told)) => {
-                    return updates.iter().map(|_| Err(Failed::Unknown(told.clone()).into())).collect();
+                Ok(Some(made)) => {
+                    let made = made.into_iter().map(|made| Some(made.into()));
+                    answers[part].iter_mut().zip(made).for_each(|(answer, made)| *answer = made);
                 }
                 // One of them is refused or a conflict, and held the others up: nothing changed yet.
-                Ok(None) | Err(Failed::Undone(_)) => {}
-                Err(Failed::Locked(error)) => {
-                    let error = UpdateError::from(Failed::Locked(error)).to_string();
-                    return updates.iter().map(|_| Err(UpdateError::refused(&error))).collect();
-                }
+                Ok(None) | Err(Failed::Undone(_)) => halves.failed(part),
+                // None of them could be made now. Or nobody knows which of them are made, so that making them again could only hide it.
+                Err(failed) => answers[part].fill_with(|| Some(Err(failed.clone().into()))),
             }
         }
-        let mut answers = Vec::with_capacity(updates.len());
-        for update in updates {
-            answers.push(self.write(update).await);
+        let mut made = Vec::with_capacity(updates.len());
+        for (answer, update) in answers.into_iter().zip(updates) {
+            made.push(match answer {
+                Some(answer) => answer,
+                None => self.write(update).await,
+            });
         }
-        answers
+        made
     }
 }
 

@@ -34,12 +34,14 @@ pub(super) struct Writer {
 }
 
 /// Why a transaction was not made, or may not have been.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Failed {
     /// Another process has the lock. Nothing changed.
-    Locked(rusqlite::Error),
+    Locked(String),
+    /// Nothing changed, and no change is to blame for it: there is no room or no memory, or the file may not be written.
+    Unable(String),
     /// Nothing changed.
-    Undone(rusqlite::Error),
+    Undone(String),
     /// Nobody knows what changed.
     Unknown(String),
 }
@@ -79,11 +81,11 @@ impl Writer {
             let (work, given_up) = (Arc::clone(&work), Arc::clone(&given_up));
             let tried = self.threads.run(move || {
                 let popped = idle.lock().take();
-                let mut connection = popped.map_or_else(|| open(&database), Ok).map_err(Failed::Undone)?;
+                let mut connection = popped.map_or_else(|| open(&database), Ok).map_err(undone)?;
                 // See `Connections::run`.
                 let looked = Arc::clone(&given_up);
                 let look = move || looked.load(Relaxed);
-                connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(look)).map_err(Failed::Undone)?;
+                connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(look)).map_err(undone)?;
                 let result = transact(&connection, |connection| {
                     let answer = work(connection)?;
                     // It may have waited for the lock for longer than anybody waited for it.
@@ -143,13 +145,18 @@ fn is_locked(error: &rusqlite::Error) -> bool {
 }
 
 /// The outcome of a transaction that was given up before it was made. What failed below SQLite proves nothing.
+#[expect(clippy::needless_pass_by_value, reason = "takes it as `map_err` gives it")]
 fn undone(error: rusqlite::Error) -> Failed {
+    let told = told(&error);
     match error.sqlite_error_code() {
-        _ if is_locked(&error) => Failed::Locked(error),
+        _ if is_locked(&error) => Failed::Locked(told),
         Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::FileLockingProtocolFailed) => {
-            Failed::Unknown(told(&error))
+            Failed::Unknown(told)
         }
-        _ => Failed::Undone(error),
+        Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::OutOfMemory) => {
+            Failed::Unable(told)
+        }
+        _ => Failed::Undone(told),
     }
 }
 
@@ -161,18 +168,49 @@ fn told(error: &rusqlite::Error) -> String {
 impl From<Failed> for UpdateError {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Locked(error) => Self::unreached(format!(
-                "the SQLite origin was locked for {LOCK_TIME_MAX:?} ({}): keep the writes of others to it short, or set its \
-                 journal_mode to WAL",
-                told(&error)
+            Failed::Locked(told) => Self::unreached(format!(
+                "the SQLite origin was locked for {LOCK_TIME_MAX:?} ({told}): keep the writes of others to it short, or set its \
+                 journal_mode to WAL"
             )),
-            Failed::Undone(error) => Self::refused(format!(
-                "the SQLite origin refused the change ({}): see its statements and constraints",
-                told(&error)
+            Failed::Unable(told) => Self::unreached(format!(
+                "the SQLite origin did not take the change ({told}): see its file and its disk"
+            )),
+            Failed::Undone(told) => Self::refused(format!(
+                "the SQLite origin refused the change ({told}): see its statements and constraints"
             )),
             Failed::Unknown(told) => Self::unknown(format!(
                 "the SQLite origin failed in the middle of a change ({told}): see its file and its disk"
             )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// Else a disk that is full would make a dead letter of every write behind.
+    #[test]
+    fn what_no_change_is_to_blame_for_may_be_made_later() {
+        for (code, is_later) in [
+            (ffi::SQLITE_FULL, true),
+            (ffi::SQLITE_READONLY, true),
+            (ffi::SQLITE_CANTOPEN, true),
+            (ffi::SQLITE_NOMEM, true),
+            (ffi::SQLITE_BUSY, true),
+            (ffi::SQLITE_CONSTRAINT, false),
+            (ffi::SQLITE_TOOBIG, false),
+            (ffi::SQLITE_ERROR, false),
+        ] {
+            let error = UpdateError::from(undone(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)));
+            let expected = if is_later {
+                matches!(error, UpdateError::Unreached(_))
+            } else {
+                matches!(error, UpdateError::Refused(_))
+            };
+            assert!(expected, "{code}: {error:?}");
         }
     }
 }

@@ -71,6 +71,35 @@ async fn a_file_with_a_flipped_bit_is_refused_or_whole() {
     }
 }
 
+/// Disks lose whole sectors, and writes that they have acknowledged.
+#[tokio::test]
+async fn a_file_with_a_sector_that_is_lost_or_as_it_was_before_is_refused_or_whole() {
+    const SECTOR_LEN: usize = 512;
+    let disk = FakeDisk::new(1);
+    let journal = open(disk.clone()).await.unwrap();
+    let mut images = Vec::new();
+    for number in 1..=12 {
+        journal.append(record(&format!("k{}", number % 5), number)).await.unwrap();
+        images.push(disk.image().unwrap());
+    }
+    journal.settle(vec![Mark::new(place("k3"), version(3))]).await.unwrap();
+    journal.bury(vec![(id("k4", 4), "no".into())]).await.unwrap();
+    let (acknowledged, last) = (all(&journal).await, disk.image().unwrap());
+    let mut refused = 0;
+    for at in (0..last.len()).step_by(SECTOR_LEN) {
+        let place = at..at + SECTOR_LEN;
+        let earlier = images.iter().filter_map(|image| image.get(place.clone()));
+        let mut sectors: Vec<&[u8]> = earlier.chain([&[0; SECTOR_LEN][..]]).collect();
+        sectors.dedup();
+        for sector in sectors.into_iter().filter(|sector| *sector != &last[place.clone()]) {
+            let mut image = last.clone();
+            image[place.clone()].copy_from_slice(sector);
+            refused += usize::from(is_refused(image, &acknowledged, &format!("another sector at {at}")).await);
+        }
+    }
+    assert!(refused > 20, "{refused}");
+}
+
 #[tokio::test]
 async fn a_file_of_another_format_or_kind_is_refused_by_name() {
     let (images, _) = images().await;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by its panic")]
 
+#[cfg(feature = "journal")]
+#[path = "../support/behind.rs"]
+mod behind;
 mod server;
 
 use std::{sync::Arc, time::Duration};
@@ -165,6 +168,7 @@ impl Written {
              CREATE FUNCTION obey() RETURNS trigger LANGUAGE plpgsql AS $$
              DECLARE mood text := (SELECT mood FROM moods WHERE moods.key = NEW.key);
              BEGIN
+                 IF mood = 'keep out' THEN RAISE EXCEPTION 'the password is {SECRET}' USING ERRCODE = '53100'; END IF;
                  IF mood = 'refuse' THEN RAISE EXCEPTION 'the password is {SECRET}'; END IF;
                  IF mood = 'break off' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
                  IF mood = 'hang' THEN PERFORM pg_sleep(3600); END IF;
@@ -195,6 +199,10 @@ impl store::Arrange for Written {
         self.set_mood(key, "refuse")
     }
 
+    fn keep_out(&self, key: &Key) -> bool {
+        self.set_mood(key, "keep out")
+    }
+
     fn break_off(&self, key: &Key) -> bool {
         self.set_mood(key, "break off")
     }
@@ -206,6 +214,8 @@ impl store::Arrange for Written {
 
 store_contract!(needs "postgres", writes, Written::plain());
 store_contract!(needs "postgres", writes_that_are_fenced_and_in_batches, Written::fenced());
+#[cfg(feature = "journal")]
+behind::behind_contract!(needs "postgres", behind_writes_in_batches, Written::fenced());
 
 #[tokio::test]
 async fn keys_and_values_are_text_bytes_json_numbers_and_uuids() {
@@ -289,6 +299,34 @@ async fn a_batch_is_one_statement() {
     assert_eq!(load_many(&postgres.origin, &["b", "a"]).await, [value("2"), value("1")]);
 }
 
+/// A sequence counts what is undone as well: so many statements the server was asked for.
+#[tokio::test]
+async fn a_poison_change_is_found_in_few_statements_and_holds_up_no_other() {
+    if !needs("postgres") {
+        return;
+    }
+    let written = Written::in_batches();
+    written.0.admin.run(
+        "CREATE SEQUENCE asked;
+         CREATE FUNCTION count_asked() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM nextval('asked'); RETURN NULL; END $$;
+         CREATE TRIGGER count BEFORE INSERT ON written FOR EACH STATEMENT EXECUTE FUNCTION count_asked()",
+    );
+    let poison = [17, 60];
+    for at in poison {
+        written.set_mood(&key(format!("k{at}")), "refuse");
+    }
+    let batch = (0..100).map(|at| put(&key(format!("k{at}")), "v", 1)).collect();
+    for (at, answer) in written.0.origin.update_many(batch).await.iter().enumerate() {
+        match poison.contains(&at) {
+            true => assert!(matches!(answer, Err(UpdateError::Refused(_))), "{answer:?}"),
+            false => assert!(answer.is_ok(), "{at}: {answer:?}"),
+        }
+    }
+    let within = written.0.admin.run_with("SELECT FROM asked WHERE last_value <= $1", vec![Box::new(32_i64)]);
+    assert_eq!(within, 1, "more statements than that for two of a hundred");
+}
+
 #[tokio::test]
 async fn keys_that_the_database_spells_otherwise_are_found_alone_and_in_a_batch() {
     if !needs("postgres") {
@@ -348,7 +386,9 @@ async fn what_the_server_refuses_before_a_commit_changed_nothing() {
     let locked = PostgresOrigin::new(locked).unwrap();
     locked.update(put(&key("k"), "v", 1)).await.unwrap();
     written.0.admin.run("BEGIN; UPDATE written SET value = 'held'");
-    refused(locked.update(put(&key("k"), "w", 2)).await, "55P03");
+    let answer = locked.update(put(&key("k"), "w", 2)).await;
+    let Err(UpdateError::Unreached(error)) = answer else { panic!("whoever holds it lets go of it: {answer:?}") };
+    assert!(error.to_string().contains("55P03"), "{error}");
     written.0.admin.run("ROLLBACK");
     assert_eq!(load(&written.0.origin, "k").await.unwrap(), Loaded::value("v"));
 }

@@ -140,7 +140,9 @@ section! {
 
 section! {
     /// An object store: a key is the name of an object below the URL's path. Where the store keeps metadata and knows conditions, objects bear
-    /// the version that they were put under as `larderversion`, and a put that is older than what is there is a conflict.
+    /// the version that they were put under as `larderversion`, and a put that is older than what is there is a conflict. Where S3's like knows
+    /// no `If-Match`, say so by `aws_conditional_put = "disabled"`. Google's and Microsoft's stores are spoken to by the crate object_store,
+    /// and were not tried.
     pub struct ObjectOriginConfig {
         /// The store: `s3://bucket/path` (S3 and what speaks like it), `gs://bucket/path`, `az://container/path`, `https://host/path` (WebDAV), or
         /// `file:///path` for files, which here is no file that the URL stands in. `memory:///` is for trying things out: it ends with the node.

@@ -23,6 +23,7 @@ mod crowd;
 mod data_dir;
 mod dead_letters;
 mod faults;
+mod full_disk;
 mod fuzz;
 #[path = "../../../peer/tests/groupcache/go.rs"]
 mod go;
@@ -42,6 +43,8 @@ mod mixed;
 mod moves;
 mod one_load;
 mod origin;
+mod outage;
+mod poison;
 mod process;
 #[path = "../../../peer/tests/shared/proxy.rs"]
 #[expect(dead_code, reason = "no node is gone for good here")]

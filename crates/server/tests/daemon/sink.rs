@@ -25,7 +25,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::client::{GROUP, within};
+use crate::{
+    client::{GROUP, within},
+    process::{Daemon, POLL_INTERVAL},
+};
 
 /// How long a change may take to come that has to: a flush that failed is tried again after 30 s at most.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,12 +60,49 @@ pub(crate) struct Made {
     pub(crate) value: Option<String>,
 }
 
+/// What has been asked of it.
+#[derive(Default)]
+struct Traffic {
+    /// Changes that were asked for, made or not.
+    writes: AtomicUsize,
+    under_way: AtomicUsize,
+    under_way_max: AtomicUsize,
+}
+
+/// A request that is under way.
+struct UnderWay<'sink>(&'sink Traffic);
+
+impl Traffic {
+    fn begin(&self) -> UnderWay<'_> {
+        let under_way = self.under_way.fetch_add(1, Relaxed) + 1;
+        self.under_way_max.fetch_max(under_way, Relaxed);
+        UnderWay(self)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Waits until a metric is this.
+pub(crate) async fn metric_comes_to(daemon: &Daemon, name: &str, wanted: u64) {
+    within(PATIENCE, name, async {
+        while daemon.metric(name).await != wanted {
+            sleep(POLL_INTERVAL).await;
+        }
+    })
+    .await;
+}
+
 /// An HTTP origin. A key that begins with `poison` takes no value.
 pub(crate) struct Sink {
     address: SocketAddr,
     made: watch::Sender<Vec<Made>>,
     mood: watch::Sender<Mood>,
     rows: watch::Sender<HashMap<String, String>>,
+<<<<<<< HEAD
     /// The newest version of each key, where nothing older is taken.
     newest: Option<Mutex<HashMap<String, String>>>,
     turned_down: AtomicUsize,
@@ -86,6 +126,9 @@ impl Parked {
     pub(crate) fn goes_on(self) {
         self.goes_on.send(()).unwrap();
     }
+=======
+    traffic: Traffic,
+>>>>>>> daemon
 }
 
 impl Sink {
@@ -103,9 +146,14 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (made, mood, rows) = Default::default();
+<<<<<<< HEAD
         let (turned_down, turnstile) = Default::default();
         let sink =
             Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows, newest, turned_down, turnstile });
+=======
+        let traffic = Traffic::default();
+        let sink = Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows, traffic });
+>>>>>>> daemon
         let serving = sink.clone();
         tokio::spawn(async move {
             loop {
@@ -150,6 +198,16 @@ impl Sink {
         self.made.borrow().clone()
     }
 
+    /// How many changes it was asked for, whether or not it made them.
+    pub(crate) fn writes(&self) -> usize {
+        self.traffic.writes.load(Relaxed)
+    }
+
+    /// How many requests were under way at once at most.
+    pub(crate) fn under_way_max(&self) -> usize {
+        self.traffic.under_way_max.load(Relaxed)
+    }
+
     /// What it has under a key.
     pub(crate) fn row(&self, key: &str) -> Option<String> {
         self.rows.borrow().get(key).cloned()
@@ -178,6 +236,10 @@ impl Sink {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let _under_way = self.traffic.begin();
+        if request.method() != Method::GET {
+            self.traffic.writes.fetch_add(1, Relaxed);
+        }
         let (head, body) = request.into_parts();
         let key = percent_decode_str(head.uri.path().strip_prefix('/').unwrap()).decode_utf8().unwrap().into_owned();
         let Ok(body) = body.collect().await else { return status(StatusCode::BAD_REQUEST) };
