@@ -41,6 +41,9 @@ const CALLERS: usize = 64;
 const CALLERS_FOR: Duration = Duration::from_secs(2);
 const WRITE_DELAY: Duration = Duration::from_secs(1);
 
+/// Keys from here on are not measured.
+const ELSEWHERE: u64 = 1 << 40;
+
 /// Longer than it takes to fill a journal.
 const NOT_YET: Duration = Duration::from_secs(3_600);
 const FLUSHED: usize = 20_000;
@@ -184,7 +187,7 @@ fn flush(runtime: &Runtime) {
         for _ in 0..FLUSH_ROUNDS {
             let plain = runtime.block_on(plain_loop());
             let flushed = runtime.block_on(flushed(nodes));
-            rounds.add([plain, flushed].map(|took| FLUSHED as f64 / took.as_secs_f64()));
+            rounds.add([plain, flushed]);
         }
         println!(
             "{nodes} nodes   a second: loop {:.0}, flushed {:.0}   flushed / loop {}",
@@ -195,7 +198,8 @@ fn flush(runtime: &Runtime) {
     }
 }
 
-async fn plain_loop() -> Duration {
+/// Changes a second.
+async fn plain_loop() -> f64 {
     let table = Table::new();
     let store = table.open();
     let deadline = tokio::time::Instant::now() + FLUSH_TIME_MAX;
@@ -214,10 +218,11 @@ async fn plain_loop() -> Duration {
     for batch in batches {
         assert!(store.update_many(batch).await.iter().all(Result::is_ok));
     }
-    started.elapsed()
+    FLUSHED as f64 / started.elapsed().as_secs_f64()
 }
 
-async fn flushed(nodes: usize) -> Duration {
+/// Changes a second.
+async fn flushed(nodes: usize) -> f64 {
     let table = Table::new();
     let bench = Bench::start(nodes, NOT_YET, || table.open()).await;
     let keys: Arc<[String]> = bench.cluster.keys_of(0).take(FLUSHED).collect();
@@ -231,10 +236,11 @@ async fn flushed(nodes: usize) -> Duration {
         });
     }
     callers.join_all().await;
-    assert_eq!(bench.groups[0].core().record_stats().unwrap().pending, FLUSHED as u64);
+    let pending = bench.groups[0].core().record_stats().unwrap().pending;
+    assert!(pending >= FLUSHED as u64, "{pending}");
     let started = Instant::now();
     assert_eq!(bench.journals[0].flush_all(FLUSH_TIME_MAX).await, 0);
-    started.elapsed()
+    pending as f64 / started.elapsed().as_secs_f64()
 }
 
 /// A table of SQLite's in a file that is synced as usual.
@@ -300,12 +306,9 @@ impl Bench {
     async fn comes_to_write(&self) {
         let until = Instant::now() + TIMEOUT;
         for number in 0..1_000 {
-            while let Err(error) = self.groups[0].put(key(number), value()).await {
+            while let Err(error) = self.groups[0].put(key(ELSEWHERE + number), value()).await {
                 assert!(Instant::now() < until, "nothing can be written: {error}");
             }
-        }
-        for journal in &self.journals {
-            journal.flush_all(TIMEOUT).await;
         }
     }
 

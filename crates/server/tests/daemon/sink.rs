@@ -102,7 +102,7 @@ pub(crate) struct Sink {
     made: watch::Sender<Vec<Made>>,
     mood: watch::Sender<Mood>,
     rows: watch::Sender<HashMap<String, String>>,
-<<<<<<< HEAD
+    traffic: Traffic,
     /// The newest version of each key, where nothing older is taken.
     newest: Option<Mutex<HashMap<String, String>>>,
     turned_down: AtomicUsize,
@@ -126,9 +126,6 @@ impl Parked {
     pub(crate) fn goes_on(self) {
         self.goes_on.send(()).unwrap();
     }
-=======
-    traffic: Traffic,
->>>>>>> daemon
 }
 
 impl Sink {
@@ -146,14 +143,9 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (made, mood, rows) = Default::default();
-<<<<<<< HEAD
-        let (turned_down, turnstile) = Default::default();
-        let sink =
-            Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows, newest, turned_down, turnstile });
-=======
-        let traffic = Traffic::default();
-        let sink = Arc::new(Self { address, made, mood: watch::Sender::new(mood), rows, traffic });
->>>>>>> daemon
+        let (turned_down, turnstile, traffic) = Default::default();
+        let mood = watch::Sender::new(mood);
+        let sink = Arc::new(Self { address, made, mood, rows, traffic, newest, turned_down, turnstile });
         let serving = sink.clone();
         tokio::spawn(async move {
             loop {
