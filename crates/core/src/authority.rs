@@ -21,7 +21,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use crate::{Group, Moment, Node, Proof, claim::Phase, placement::Slot};
+use crate::{Group, Moment, Node, Proof, claim::Phase, lock::QUIET, placement::Slot};
 
 /// A registry's lease is this many ninths of the time for which a proof counts.
 const LEASE_NINTHS: u32 = 10;
@@ -155,6 +155,10 @@ impl Node {
             for group in self.groups().iter().filter(|group| group.is_strong()) {
                 group.forget_all();
             }
+        }
+        if !is_unbroken && before.is_some_and(|before| now.since(before.sent) >= QUIET) {
+            // Who took this node for gone may have granted its locks from then on, and tells nobody where this one has not heard of its view.
+            self.tenure().keep_all_quiet(now + QUIET);
         }
         let Proof { sent, until, .. } = proof;
         self.authority().proven.store(Some(Arc::new(Proven { view: view.number(), sent, until, since })));

@@ -282,6 +282,12 @@ impl Tenure {
         self.claims.lock().keep_quiet(slot, until);
     }
 
+    /// No locks of any slot are granted until then.
+    pub(crate) fn keep_all_quiet(&self, until: Moment) {
+        let mut claims = self.claims.lock();
+        Slot::all().for_each(|slot| claims.keep_quiet(slot, until));
+    }
+
     /// Nobody has granted any locks until now.
     pub(crate) fn vouch_for_locks(&self) {
         self.claims.lock().vouch_for_locks();

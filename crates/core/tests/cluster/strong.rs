@@ -1,7 +1,11 @@
 //! Groups with strong consistency: no answer without proof (rules A2 and C6).
 
 use larder_core::{
-    ErrorKind, MemberState, Membership, Moment, Outcome, Proof, Value, group::Consistency, peer::Condition, store::Tier,
+    ErrorKind, LockService, MemberState, Membership, Moment, Outcome, Proof, Value,
+    group::Consistency,
+    lock::{Acquired, ClusterLocks, LockName, LockRequest},
+    peer::Condition,
+    store::Tier,
 };
 use tokio::{
     sync::watch,
@@ -225,6 +229,28 @@ async fn who_takes_over_from_a_node_that_is_cut_off_waits_until_its_proof_has_ru
     let (last_by_old, first_by_new) = (last_by_old.unwrap(), first_by_new.unwrap());
     assert!(last_by_old < first_by_new, "{:?} {:?}", last_by_old - start, first_by_new - start);
     assert_eq!(table.row(&key).as_deref(), Some("new"));
+}
+
+/// Rule C4: a node that heard neither of the view without it nor of the claim knows nothing of what was granted in its place.
+#[tokio::test(start_paused = true)]
+async fn who_had_no_proof_for_so_long_that_others_granted_its_locks_does_not_grant_them_at_once() {
+    let table = FakeTable::new();
+    for (gap_secs, is_quiet) in [(40, false), (61, true)] {
+        let strong = Strong::start(&table).await;
+        let node = &strong.cluster.nodes[0];
+        node.vouch_for_locks();
+        let locks = ClusterLocks::new(node.clone(), || Ok(1));
+        let names = (0..).map(|number| LockName::new(format!("lock {number}")).unwrap());
+        let name = names.into_iter().find(|name| node.lock_owner(name).as_ref() == Some(node.name())).unwrap();
+        let request = LockRequest::new(name, Duration::from_secs(1), Duration::ZERO).unwrap();
+        assert!(matches!(locks.acquire(request.clone()).await.unwrap(), Acquired::Granted(_)));
+        sleep(Duration::from_secs(gap_secs)).await;
+        strong.prove_for(LEASE_TTL * 2, &[0, 1]).await;
+        let taken = locks.acquire(request.clone()).await;
+        assert_eq!(taken.is_err_and(|error| error.kind() == ErrorKind::NoAuthority), is_quiet, "{gap_secs}");
+        strong.prove_for(Duration::from_secs(60), &[0, 1]).await;
+        assert!(matches!(locks.acquire(request).await.unwrap(), Acquired::Granted(_)));
+    }
 }
 
 /// No stand-in answers for a strong group.
