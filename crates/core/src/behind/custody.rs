@@ -20,9 +20,15 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Records, gather::Gathering, pieces::Partial};
+use super::{
+    Records,
+    complete::{Complete, Said},
+    gather::Gathering,
+    pieces::Partial,
+};
 use crate::{
     Node, Version, View,
+    claim::Phase,
     placement::{SLOT_COUNT, Slot, SlotSet},
 };
 
@@ -47,6 +53,8 @@ pub(crate) struct Custody {
     /// Members that have or may have copies of this node's records, by slot.
     holders: Mutex<HashMap<Slot, SmallVec<[Arc<str>; 2]>>>,
     shunned: Mutex<HashMap<Arc<str>, Instant>>,
+    pub(super) complete: Complete,
+    pub(super) said: Said,
     pub(super) partial: Partial,
     pub(super) gatherings: Mutex<Vec<Gathering>>,
     /// Members that told what they have of slots, which need not keep it once it is where it has to be.
@@ -83,6 +91,8 @@ impl Custody {
             has_started: AtomicBool::new(false),
             holders: Mutex::default(),
             shunned: Mutex::default(),
+            complete: Complete::default(),
+            said: Said::default(),
             partial: Partial::default(),
             gatherings: Mutex::default(),
             to_forget: Mutex::default(),
@@ -140,6 +150,7 @@ impl Custody {
         self.settled_view.store(NO_VIEW, Ordering::Release);
         // Who had them when this node acted for the slots before may have dropped them.
         self.holders.lock().retain(|slot, _| !slots.contains(*slot));
+        self.complete.forget(slots);
     }
 
     /// Everything is as it has to be under the view of this number, unless something was [unsettled](Self::unsettle) since then.
@@ -207,6 +218,12 @@ impl Node {
     pub(crate) fn has_records_of(&self, slot: Slot) -> bool {
         let held = || self.tenure().held_term(slot);
         self.custody().is_some_and(|custody| held().is_some_and(|term| custody.has(slot, term)))
+    }
+
+    /// Whether it acts for all slots that are its own in a view, and has all their records.
+    pub(super) fn has_all_records(&self, view: &View) -> bool {
+        let mut mine = Slot::all().filter(|slot| view.is_mine(*slot, &[]));
+        mine.all(|slot| self.phase(slot, &[]) == Phase::Acts && self.has_records_of(slot))
     }
 
     /// Whether writes of a slot can be taken down: all its records are here, and on as many disks as they have to be (rule B1).

@@ -33,6 +33,10 @@ impl Node {
     /// that each is on two disks. To be polled for as long as the node is to take part; nothing where it keeps none.
     pub async fn keep_records(self) {
         let Some(custody) = self.custody() else { return };
+        tokio::join!(self.see_to_records(custody), self.ask_for_copies(custody), self.complete_copies(custody));
+    }
+
+    async fn see_to_records(&self, custody: &Custody) {
         let (mut gathering, mut claims, mut is_new) = (JoinSet::new(), self.tenure().changes(), true);
         loop {
             if std::mem::take(&mut is_new)
@@ -64,7 +68,8 @@ impl Node {
         // Before anything is taken down under this view: who may have it has to be known after a start (rule B6).
         let mut members: BTreeSet<Arc<str>> = view.members().iter().map(|member| member.name.clone()).collect();
         let missing = custody.missing();
-        if !missing.is_empty() || !custody.has_started.load(Ordering::Acquire) {
+        if !missing.is_empty() || !custody.has_started.load(Ordering::Acquire) || !self.has_all_records(&view) {
+            // Who was a member may have some, and is to be asked yet (rule B4).
             members.extend(missing);
             members.extend(custody.records.members().into_iter().flatten());
         }

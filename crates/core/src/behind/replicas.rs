@@ -4,7 +4,7 @@
 //! be able to say that nothing was written.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -13,9 +13,10 @@ use futures_util::future::join_all;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Custody, Holder, Mark, Record, RecordId,
+    Appended, Custody, Holder, Mark, Record, RecordId,
+    complete::kept_for,
     message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord},
-    pieces::{message_of, sent},
+    pieces::{copies_of, message_of, sent},
 };
 use crate::{
     Change, Error, ErrorKind, Group, Node, View,
@@ -78,6 +79,7 @@ impl Node {
                 match self.keep_at(&name, &record.id.place.group, vec![record.clone()], Vec::new(), deadline).await {
                     Ok(()) => {
                         custody.holds(slot, &name);
+                        custody.complete.kept(slot, &name);
                         came_to = Copied::Kept;
                         break;
                     }
@@ -86,6 +88,7 @@ impl Node {
                         custody.shun(&name);
                         if may_have(&error) {
                             custody.holds(slot, &name);
+                            custody.complete.is_unknown(slot);
                             came_to = Copied::Unknown;
                         }
                     }
@@ -153,9 +156,10 @@ impl Node {
         let mut of_holder: BTreeMap<Arc<str>, Vec<Mark>> = BTreeMap::new();
         for mark in marks {
             let slot = mark.place.slot;
-            let holders = custody.holders(slot).into_iter().filter(|name| view.peer(name).is_some());
-            let holders: Vec<Arc<str>> = holders.collect();
-            let (away, mut there): (Vec<_>, Vec<_>) = holders.into_iter().partition(|name| custody.is_shunned(name));
+            let about_to = custody.complete.at(slot);
+            let holders: BTreeSet<Arc<str>> = custody.holders(slot).into_iter().chain(about_to).collect();
+            let holders = holders.into_iter().filter(|name| view.peer(name).is_some());
+            let (away, mut there): (Vec<_>, Vec<_>) = holders.partition(|name| custody.is_shunned(name));
             if there.is_empty() {
                 there = if away.is_empty() {
                     self.candidates(custody, &view, slot).into_iter().take(1).collect()
@@ -176,6 +180,7 @@ impl Node {
         });
         let told: HashMap<Arc<str>, bool> = join_all(told).await.into_iter().collect();
         told.iter().filter(|(_, is_kept)| !**is_kept).for_each(|(name, _)| custody.shun(name));
+        custody.complete.marked(marks.iter().map(|mark| mark.place.slot), |name| told.get(name) == Some(&true));
         let is_safe = |mark: &&Mark| {
             let has = |(name, marks): (&Arc<str>, &Vec<Mark>)| told.get(name) == Some(&true) && marks.contains(mark);
             of_holder.iter().any(has)
@@ -240,7 +245,15 @@ impl Node {
         Ok(())
     }
 
-    async fn copy_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
+    /// Brings all that this node is to flush of these slots, and every mark, to a member.
+    pub(super) async fn copy_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
+        custody.complete.begins(slots, name);
+        self.bring_slots(custody, name, slots).await?;
+        custody.complete.ended(slots, name);
+        Ok(())
+    }
+
+    async fn bring_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
         let (slots, records) = (Arc::new(slots.clone()), &custody.records);
         let unkept = |error: PeerError| Error::new(ErrorKind::OwnerUnreachable, error.to_string());
         for group in self.groups_behind() {
@@ -250,11 +263,10 @@ impl Node {
                 let page = records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id.clone());
-                let mine = page.into_iter().filter(|record| record.holder == Holder::Owner);
-                for record in mine {
-                    self.keep_at(name, group, vec![record], Vec::new(), Instant::now() + 2 * COPY_WAIT)
-                        .await
-                        .map_err(unkept)?;
+                let mut mine = page.into_iter().filter(|record| record.holder == Holder::Owner).peekable();
+                while mine.peek().is_some() {
+                    let deadline = Instant::now() + 2 * COPY_WAIT;
+                    self.keep_at(name, group, copies_of(&mut mine), Vec::new(), deadline).await.map_err(unkept)?;
                 }
             }
             let mut after = None;
@@ -331,8 +343,13 @@ impl Node {
         let whole =
             |sent| custody.partial.whole(from, sent).map(|record| record.held_as(Holder::CopyFor(from.clone())));
         let records = records.into_iter().map(whole).collect::<Result<Vec<_>, Error>>()?;
-        let appended =
-            async { if records.is_empty() { Ok(()) } else { custody.records.append(records).await.map(drop) } };
+        let slots: Vec<Slot> = records.iter().map(|record| record.id.place.slot).collect();
+        let appended = async {
+            let appended = if records.is_empty() { Vec::new() } else { custody.records.append(records).await? };
+            let buried = slots.into_iter().zip(appended).filter(|(_, came_to)| *came_to == Appended::Buried);
+            custody.said.drops(buried.map(|(slot, _)| (slot, from.clone())));
+            Ok(())
+        };
         let settled = async { if marks.is_empty() { Ok(()) } else { custody.records.settle(marks).await } };
         let (appended, settled) = tokio::join!(appended, settled);
         appended.and(settled)?;
@@ -390,9 +407,13 @@ impl Node {
             let page = custody.records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id.clone());
-            let ids: Vec<RecordId> =
-                page.into_iter().filter(|record| record.holder != kept).map(|record| record.id).collect();
+            let (mut ids, mut copies) = (Vec::new(), Vec::new());
+            for Record { id, holder, .. } in page.into_iter().filter(|record| record.holder != kept) {
+                copies.extend(kept_for(&holder).map(|owner| (id.place.slot, owner)));
+                ids.push(id);
+            }
             if !ids.is_empty() {
+                custody.said.drops(copies);
                 custody.records.discard(ids).await?;
             }
         }
