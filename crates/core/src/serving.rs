@@ -77,6 +77,9 @@ impl PeerService for Serving {
                     node.marks_taken_by(&from);
                     SlotReply::Marks { marks: node.group(&group)?.exchange_marks(marks)? }
                 }
+                SlotCall::Copies { view, dropped } => {
+                    SlotReply::Copies { slots: node.copies_at(&from, view, &dropped) }
+                }
                 SlotCall::Records(call) => SlotReply::Records(node.about_records(&from, call).await?),
             })
         })

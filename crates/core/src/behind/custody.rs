@@ -20,7 +20,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Records, gather::Gathering, pieces::Partial};
+use super::{
+    Records,
+    complete::{Complete, Said},
+    gather::Gathering,
+    pieces::Partial,
+};
 use crate::{
     Node, Version, View,
     claim::Phase,
@@ -48,6 +53,8 @@ pub(crate) struct Custody {
     /// Members that have or may have copies of this node's records, by slot.
     holders: Mutex<HashMap<Slot, SmallVec<[Arc<str>; 2]>>>,
     shunned: Mutex<HashMap<Arc<str>, Instant>>,
+    pub(super) complete: Complete,
+    pub(super) said: Said,
     pub(super) partial: Partial,
     pub(super) gatherings: Mutex<Vec<Gathering>>,
     /// Members that told what they have of slots, which need not keep it once it is where it has to be.
@@ -84,6 +91,8 @@ impl Custody {
             has_started: AtomicBool::new(false),
             holders: Mutex::default(),
             shunned: Mutex::default(),
+            complete: Complete::default(),
+            said: Said::default(),
             partial: Partial::default(),
             gatherings: Mutex::default(),
             to_forget: Mutex::default(),
@@ -141,6 +150,7 @@ impl Custody {
         self.settled_view.store(NO_VIEW, Ordering::Release);
         // Who had them when this node acted for the slots before may have dropped them.
         self.holders.lock().retain(|slot, _| !slots.contains(*slot));
+        self.complete.forget(slots);
     }
 
     /// Everything is as it has to be under the view of this number, unless something was [unsettled](Self::unsettle) since then.

@@ -33,6 +33,10 @@ impl Node {
     /// that each is on two disks. To be polled for as long as the node is to take part; nothing where it keeps none.
     pub async fn keep_records(self) {
         let Some(custody) = self.custody() else { return };
+        tokio::join!(self.see_to_records(custody), self.ask_for_copies(custody), self.complete_copies(custody));
+    }
+
+    async fn see_to_records(&self, custody: &Custody) {
         let (mut gathering, mut claims, mut is_new) = (JoinSet::new(), self.tenure().changes(), true);
         loop {
             if std::mem::take(&mut is_new)

@@ -7,6 +7,7 @@
 //! **Who keeps records decides nothing**: which of them are this node's to flush, when a slot is answered for, where the second copy is
 //! and what becomes of cached values is decided here.
 
+mod complete;
 mod custody;
 mod gather;
 mod keeper;
@@ -23,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+pub(crate) use complete::Covers;
 pub(crate) use custody::Custody;
 pub use gather::Takeover;
 pub use message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord};

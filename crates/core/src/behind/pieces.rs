@@ -1,6 +1,6 @@
 //! Records on their way: long values go in pieces, ahead of their records.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, iter::Peekable, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -100,17 +100,27 @@ pub(super) fn sent(record: Record) -> (SentRecord, Option<Bytes>) {
     }
 }
 
-/// What a record takes in a message, in bytes.
-fn len(record: &SentRecord) -> usize {
-    let value_len = match &record.record.change {
+/// What a record takes with its value, in bytes.
+fn len(record: &Record) -> usize {
+    let value_len = match &record.change {
         Change::Put(value) => value.len(),
         Change::Delete => 0,
     };
-    record.record.id.place.key.as_bytes().len() + value_len
+    record.id.place.key.as_bytes().len() + value_len
 }
 
 /// As many of these records as go into a message; the others are left.
-pub(super) fn message_of(records: &mut std::iter::Peekable<impl Iterator<Item = SentRecord>>) -> Vec<SentRecord> {
+pub(super) fn message_of(records: &mut Peekable<impl Iterator<Item = SentRecord>>) -> Vec<SentRecord> {
+    as_many(records, |sent| len(&sent.record))
+}
+
+/// As many of these records as go to who keeps copies at a time; the others are left. Of a value that goes by itself all counts, so
+/// that at most one waits for its record there.
+pub(super) fn copies_of(records: &mut Peekable<impl Iterator<Item = Record>>) -> Vec<Record> {
+    as_many(records, len)
+}
+
+fn as_many<T>(records: &mut Peekable<impl Iterator<Item = T>>, len: impl Fn(&T) -> usize) -> Vec<T> {
     let (mut message, mut message_len) = (Vec::new(), 0);
     while let Some(next) = records.peek() {
         let next_len = len(next);
@@ -174,5 +184,13 @@ mod tests {
         let mut records = all.map(|len| sent(record(len)).0).into_iter().peekable();
         let lens = std::iter::from_fn(|| Some(message_of(&mut records).len()).filter(|len| *len > 0));
         assert_eq!(lens.collect::<Vec<_>>(), [1, 3, 1]);
+    }
+
+    #[test]
+    fn a_long_value_goes_to_who_keeps_it_with_no_other_long_one() {
+        let all = [1, PIECE_LEN + 1, PIECE_LEN + 1, 1, 1];
+        let mut records = all.map(record).into_iter().peekable();
+        let lens = std::iter::from_fn(|| Some(copies_of(&mut records).len()).filter(|len| *len > 0));
+        assert_eq!(lens.collect::<Vec<_>>(), [1, 1, 1, 2]);
     }
 }

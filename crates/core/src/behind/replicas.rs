@@ -4,7 +4,7 @@
 //! owner's own disk turns out to have no room, the copy is taken back; where that can't be, whether it was written is in doubt.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -16,9 +16,10 @@ use futures_util::{
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Custody, Holder, Mark, Record, RecordId,
+    Appended, Custody, Holder, Mark, Record, RecordId,
+    complete::kept_for,
     message::{AboutRecords, After, PIECE_LEN, RECORDS_LEN, RECORDS_MAX, RecordsCall, RecordsReply, SentRecord},
-    pieces::{message_of, sent},
+    pieces::{copies_of, message_of, sent},
 };
 use crate::{
     Change, Error, ErrorKind, Group, Node, View,
@@ -65,6 +66,21 @@ enum Copied {
     Unknown,
 }
 
+/// What became of second copies under a view.
+struct Copies {
+    came_to: Copied,
+    /// Besides, there may be one with a member that did not answer.
+    are_more: bool,
+    /// The view's number.
+    view: u64,
+}
+
+impl Copies {
+    fn none(came_to: Copied) -> Self {
+        Self { came_to, are_more: false, view: 0 }
+    }
+}
+
 impl Node {
     /// Who may keep copies of a slot's records: the stand-in first.
     fn candidates(&self, custody: &Custody, view: &View, slot: Slot) -> Vec<Arc<str>> {
@@ -84,66 +100,106 @@ impl Node {
     /// [`Error`] if nothing was, or, of the kind [`Indeterminate`](ErrorKind::Indeterminate), if that is not known.
     pub(crate) async fn take_down(&self, record: &Record, deadline: Instant) -> Result<TakenDown, Error> {
         let Some(custody) = self.custody() else { return Err(nobody_keeps()) };
+        let slot = record.id.place.slot;
+        let taken_down = self.take_down_twice(custody, record, deadline).await;
+        // Before it is acknowledged, and once it is here: what is brought to a member meanwhile may be without it.
+        match &taken_down {
+            Ok((TakenDown::Safe, Some(name))) => custody.complete.kept(slot, name),
+            Ok((TakenDown::Safe, None)) => {}
+            Ok((TakenDown::Unknown, _)) | Err(_) => custody.complete.is_unknown(slot),
+        }
+        taken_down.map(|(taken_down, _)| taken_down)
+    }
+
+    /// Gives back who has the second copy, too.
+    async fn take_down_twice(
+        &self,
+        custody: &Custody,
+        record: &Record,
+        deadline: Instant,
+    ) -> Result<(TakenDown, Option<Arc<str>>), Error> {
         let mut here = custody.records.append(vec![record.clone()]);
         // What is refused without its being tried costs nobody a copy.
         let at_once = (&mut here).now_or_never().transpose()?;
-        let copy =
-            async { if keeps(Rule::B1) { self.copy_record(custody, record, deadline).await } else { Copied::Alone } };
-        let (here, copied) = match at_once {
+        let copy = async {
+            if keeps(Rule::B1) {
+                self.copy_record(custody, record, deadline).await
+            } else {
+                Copies::none(Copied::Alone)
+            }
+        };
+        let (here, mut copies) = match at_once {
             Some(_) => (Ok(()), copy.await),
             None => join(here.map_ok(drop), copy).await,
         };
-        match (here, copied) {
-            (Ok(()), Copied::Kept(_) | Copied::Alone) => Ok(TakenDown::Safe),
-            (Ok(()), Copied::Unknown) => Ok(TakenDown::Unknown),
-            (Ok(()), Copied::Nowhere) => {
+        if let Err(error) = here {
+            return Err(self.take_copies_back(record, copies, error).await);
+        }
+        // Who has left may not be asked by those who look for records; and what was brought to others under a new view was what was here by
+        // then.
+        while matches!(copies.came_to, Copied::Kept(_)) && copies.view != self.peek_view().number() {
+            let again = if Instant::now() < deadline {
+                self.copy_record(custody, record, deadline).await
+            } else {
+                Copies::none(Copied::Unknown)
+            };
+            let is_safe = matches!(again.came_to, Copied::Kept(_) | Copied::Alone);
+            copies = if is_safe { again } else { Copies::none(Copied::Unknown) };
+        }
+        match copies.came_to {
+            Copied::Kept(name) => Ok((TakenDown::Safe, Some(name))),
+            Copied::Alone => Ok((TakenDown::Safe, None)),
+            Copied::Unknown => Ok((TakenDown::Unknown, None)),
+            Copied::Nowhere => {
                 custody.records.discard(vec![record.id.clone()]).await.map_err(|_| unknown_copy())?;
                 let message = "no other member can be reached to keep a second copy of the write: nothing was written";
                 Err(Error::new(ErrorKind::OwnerUnreachable, message))
             }
-            (Err(error), Copied::Kept(at)) if error.kind() != ErrorKind::Indeterminate => {
+        }
+    }
+
+    /// This node could not take a record down, of which there may be copies. Gives back what the writer is told.
+    async fn take_copies_back(&self, record: &Record, copies: Copies, error: Error) -> Error {
+        match copies.came_to {
+            // Whether it is here is not known either.
+            _ if error.kind() == ErrorKind::Indeterminate => error,
+            Copied::Alone | Copied::Nowhere => error,
+            Copied::Kept(name) if !copies.are_more => {
                 let about = AboutRecords::TakeBack { id: record.id.clone() };
                 let until = Instant::now() + COPY_WAIT;
-                let gone = self.say_of_records(&at, &record.id.place.group, about, until).await;
-                Err(if gone.is_ok() { error } else { unknown_copy() })
+                let gone = self.say_of_records(&name, &record.id.place.group, about, until).await;
+                if gone.is_ok() { error } else { unknown_copy() }
             }
-            (Err(_), Copied::Unknown) => Err(unknown_copy()),
-            (Err(error), _) => Err(error),
+            Copied::Kept(_) | Copied::Unknown => unknown_copy(),
         }
     }
 
     /// Has another member keep a copy of a record.
-    async fn copy_record(&self, custody: &Custody, record: &Record, deadline: Instant) -> Copied {
-        let slot = record.id.place.slot;
-        let mut came_to = Copied::Nowhere;
-        loop {
-            let view = self.view();
-            if view.peers().next().is_none() {
-                return Copied::Alone;
-            }
-            for name in self.candidates(custody, &view, slot).into_iter().take(COPY_TRIES_MAX) {
-                match self.keep_at(&name, &record.id.place.group, vec![record.clone()], Vec::new(), deadline).await {
-                    Ok(()) => {
+    async fn copy_record(&self, custody: &Custody, record: &Record, deadline: Instant) -> Copies {
+        let (slot, view) = (record.id.place.slot, self.view());
+        let mut copies = Copies { came_to: Copied::Nowhere, are_more: false, view: view.number() };
+        if view.peers().next().is_none() {
+            copies.came_to = Copied::Alone;
+            return copies;
+        }
+        for name in self.candidates(custody, &view, slot).into_iter().take(COPY_TRIES_MAX) {
+            match self.keep_at(&name, &record.id.place.group, vec![record.clone()], Vec::new(), deadline).await {
+                Ok(()) => {
+                    custody.holds(slot, &name);
+                    copies.came_to = Copied::Kept(name);
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(to = %name, %error, "a member does not keep a copy of a write");
+                    custody.shun(&name);
+                    if may_have(&error) {
                         custody.holds(slot, &name);
-                        came_to = Copied::Kept(name);
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::debug!(to = %name, %error, "a member does not keep a copy of a write");
-                        custody.shun(&name);
-                        if may_have(&error) {
-                            custody.holds(slot, &name);
-                            came_to = Copied::Unknown;
-                        }
+                        (copies.came_to, copies.are_more) = (Copied::Unknown, true);
                     }
                 }
             }
-            // Who has left may not be asked by those who look for records.
-            let is_final = self.peek_view().number() == view.number() || Instant::now() >= deadline;
-            if is_final || !matches!(came_to, Copied::Kept(_)) {
-                return came_to;
-            }
         }
+        copies
     }
 
     /// Has a member keep copies.
@@ -201,9 +257,10 @@ impl Node {
         let mut of_holder: BTreeMap<Arc<str>, Vec<Mark>> = BTreeMap::new();
         for mark in marks {
             let slot = mark.place.slot;
-            let holders = custody.holders(slot).into_iter().filter(|name| view.peer(name).is_some());
-            let holders: Vec<Arc<str>> = holders.collect();
-            let (away, mut there): (Vec<_>, Vec<_>) = holders.into_iter().partition(|name| custody.is_shunned(name));
+            let about_to = custody.complete.at(slot);
+            let holders: BTreeSet<Arc<str>> = custody.holders(slot).into_iter().chain(about_to).collect();
+            let holders = holders.into_iter().filter(|name| view.peer(name).is_some());
+            let (away, mut there): (Vec<_>, Vec<_>) = holders.partition(|name| custody.is_shunned(name));
             if there.is_empty() {
                 there = if away.is_empty() {
                     self.candidates(custody, &view, slot).into_iter().take(1).collect()
@@ -224,6 +281,7 @@ impl Node {
         });
         let told: HashMap<Arc<str>, bool> = join_all(told).await.into_iter().collect();
         told.iter().filter(|(_, is_kept)| !**is_kept).for_each(|(name, _)| custody.shun(name));
+        custody.complete.marked(marks.iter().map(|mark| mark.place.slot), |name| told.get(name) == Some(&true));
         let is_safe = |mark: &&Mark| {
             let has = |(name, marks): (&Arc<str>, &Vec<Mark>)| told.get(name) == Some(&true) && marks.contains(mark);
             of_holder.iter().any(has)
@@ -288,7 +346,15 @@ impl Node {
         Ok(())
     }
 
-    async fn copy_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
+    /// Brings all that this node is to flush of these slots, and every mark, to a member.
+    pub(super) async fn copy_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
+        custody.complete.begins(slots, name);
+        self.bring_slots(custody, name, slots).await?;
+        custody.complete.ended(slots, name);
+        Ok(())
+    }
+
+    async fn bring_slots(&self, custody: &Custody, name: &Arc<str>, slots: &SlotSet) -> Result<(), Error> {
         let (slots, records) = (Arc::new(slots.clone()), &custody.records);
         let unkept = |error: PeerError| Error::new(ErrorKind::OwnerUnreachable, error.to_string());
         for group in self.groups_behind() {
@@ -298,11 +364,10 @@ impl Node {
                 let page = records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id.clone());
-                let mine = page.into_iter().filter(|record| record.holder == Holder::Owner);
-                for record in mine {
-                    self.keep_at(name, group, vec![record], Vec::new(), Instant::now() + 2 * COPY_WAIT)
-                        .await
-                        .map_err(unkept)?;
+                let mut mine = page.into_iter().filter(|record| record.holder == Holder::Owner).peekable();
+                while mine.peek().is_some() {
+                    let deadline = Instant::now() + 2 * COPY_WAIT;
+                    self.keep_at(name, group, copies_of(&mut mine), Vec::new(), deadline).await.map_err(unkept)?;
                 }
             }
             let mut after = None;
@@ -380,8 +445,13 @@ impl Node {
         let whole =
             |sent| custody.partial.whole(from, sent).map(|record| record.held_as(Holder::CopyFor(from.clone())));
         let records = records.into_iter().map(whole).collect::<Result<Vec<_>, Error>>()?;
-        let appended =
-            async { if records.is_empty() { Ok(()) } else { custody.records.append(records).await.map(drop) } };
+        let slots: Vec<Slot> = records.iter().map(|record| record.id.place.slot).collect();
+        let appended = async {
+            let appended = if records.is_empty() { Vec::new() } else { custody.records.append(records).await? };
+            let buried = slots.into_iter().zip(appended).filter(|(_, came_to)| *came_to == Appended::Buried);
+            custody.said.drops(buried.map(|(slot, _)| (slot, from.clone())));
+            Ok(())
+        };
         let settled = async { if marks.is_empty() { Ok(()) } else { custody.records.settle(marks).await } };
         let (appended, settled) = tokio::join!(appended, settled);
         appended.and(settled)?;
@@ -451,9 +521,13 @@ impl Node {
             let page = custody.records.records(group.clone(), slots.clone(), after, RECORDS_LEN).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id.clone());
-            let ids: Vec<RecordId> =
-                page.into_iter().filter(|record| record.holder != kept).map(|record| record.id).collect();
+            let (mut ids, mut copies) = (Vec::new(), Vec::new());
+            for Record { id, holder, .. } in page.into_iter().filter(|record| record.holder != kept) {
+                copies.extend(kept_for(&holder).map(|owner| (id.place.slot, owner)));
+                ids.push(id);
+            }
             if !ids.is_empty() {
+                custody.said.drops(copies);
                 custody.records.discard(ids).await?;
             }
         }

@@ -96,6 +96,13 @@ pub enum SlotCall {
     },
     /// Something about records of writes.
     Records(RecordsCall),
+    /// Asks of which slots that the other acts for who asks has copies of all records (rule S1).
+    Copies {
+        /// The digest of the asker's view: the other answers under the same.
+        view: u64,
+        /// Of these slots it has dropped copies, or may have: what the other knew of them does not hold any more.
+        dropped: SlotSet,
+    },
 }
 
 /// A claim of slots that are asked for in the same words.
@@ -196,6 +203,11 @@ pub enum SlotReply {
     },
     /// To what was said about records.
     Records(RecordsReply),
+    /// To a question for copies.
+    Copies {
+        /// The slots of which the asker has them all.
+        slots: SlotSet,
+    },
 }
 
 /// What goes with slots that are released beside their entries (rule C2).

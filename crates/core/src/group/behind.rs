@@ -13,7 +13,8 @@ use super::{Fetched, Group, Inner, Landing, carry_out::not_here, load::Start, un
 use crate::{
     Change, Error, ErrorKind, Key, Moment, Store, Update, UpdateError, Version,
     behind::{
-        Mark, Place, Record, RecordId, RecordStats, Settled, Settlement, TakenDown, UNFLUSHED_PART, unknown_copy,
+        Covers, Mark, Place, Record, RecordId, RecordStats, Settled, Settlement, TakenDown, UNFLUSHED_PART,
+        unknown_copy,
     },
     claim::Phase,
     flight::Writer,
@@ -158,6 +159,11 @@ impl Group {
         }
     }
 
+    /// For how long this node has all that was written of a slot whose owner can't be reached (rule S1).
+    pub(super) fn covers(&self, slot: Slot, role: Role) -> Option<Covers> {
+        (role == Role::StandIn).then(|| self.0.node.covers(slot, self.config().hot_lease)).flatten()
+    }
+
     /// The end of a flight that found a record.
     pub(super) fn landing_record(
         &self,
@@ -175,9 +181,9 @@ impl Group {
         let ttl = self.ttl(role, value.is_some(), ttl.filter(|_| value.is_some()));
         let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
         let (version, load_start) = (id.version, start.reading);
-        let stored = attached && ttl != Some(Duration::ZERO) && {
-            let tier = if role == Role::Owner { Tier::Main } else { Tier::StandIn };
-            let meta = Meta { slot, tier, version, load_start, fresh_until, keep_until: fresh_until };
+        // A stand-in looks it up again: the next one may have come by then.
+        let stored = attached && role == Role::Owner && ttl != Some(Duration::ZERO) && {
+            let meta = Meta { slot, tier: Tier::Main, version, load_start, fresh_until, keep_until: fresh_until };
             matches!(self.0.store.insert(key.as_bytes(), value.clone(), meta), Inserted::Stored)
         };
         if attached && role == Role::Owner && !stored {
@@ -285,6 +291,11 @@ impl Group {
         let message = "as much is waiting to be written to the origin as the group's capacity allows: try again when it has taken some";
         Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(UNFLUSHED_RETRY))
     }
+}
+
+/// A stand-in may be without something that was written.
+pub(super) fn not_covered() -> Error {
+    unreachable("the owner of the key can't be reached, and nobody else may have all that was written: try again")
 }
 
 /// A store, with what is asked of it counted as the group's requests to its origin.

@@ -6,7 +6,9 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    Boarded, Fetched, Group, Landing, LoadLock, boarded,
+    Boarded, Fetched, Group, Landing, LoadLock,
+    behind::not_covered,
+    boarded,
     handoff::{Handed, Peeked},
     origin::Brought,
     proven::no_authority,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     Error, Key, Moment, Value,
-    behind::Record,
+    behind::{Covers, Record},
     claim::Phase,
     flight::Leader,
     placement::Slot,
@@ -61,6 +63,8 @@ enum Brings {
 pub(super) struct Start {
     pub(super) moment: Moment,
     pub(super) reading: Reading,
+    /// Until when what it brings may be answered with.
+    until: Moment,
 }
 
 impl Group {
@@ -96,6 +100,7 @@ impl Group {
         let began = self.now();
         // Let go after the landing, so that who has it next finds what landed.
         let mut lock = None;
+        let mut covers = None;
         let work = async {
             if role == Role::Owner {
                 let latest = leader.deadline().unwrap_or_else(Instant::now);
@@ -111,16 +116,22 @@ impl Group {
                     return Brings::Landing(self.failed(error));
                 }
             } else if self.writes_behind() {
-                let message =
-                    "the owner of the key can't be reached, and nobody else may have all that was written: try again";
-                return Brings::Landing(self.failed(unreachable(message)));
+                covers = self.covers(slot, role);
+                if covers.is_none() {
+                    return Brings::Landing(self.failed(not_covered()));
+                }
             }
+            let until = covers.as_ref().map_or(Moment::NEVER, |covers| covers.until);
             if let Some(landing) = self.ready(&key, slot, role, older) {
                 return Brings::Landing(landing);
             }
             // Before anybody else is asked (rule B3).
             let start = self.start();
             match self.record_of(&key).await {
+                // One that was kept for another has been overtaken: whoever had it told the owner of it.
+                Ok(Some(record)) if covers.as_ref().is_some_and(|covers| !covers.has(&record)) => {
+                    return Brings::Landing(self.failed(not_covered()));
+                }
                 Ok(Some(record)) => return Brings::Recorded(start, record),
                 Ok(None) => {}
                 Err(error) => return Brings::Landing(self.failed(error)),
@@ -147,7 +158,9 @@ impl Group {
                     if let Some(landing) = self.ready(&key, slot, role, older) {
                         return Brings::Landing(landing);
                     }
+                    // What another has loaded since may be older than what this node has copies of.
                     if older.is_none()
+                        && covers.is_none()
                         && let Some(found) = self.peek_others(&key, slot, locked, began).await
                     {
                         return Brings::Found(found);
@@ -155,43 +168,49 @@ impl Group {
                 }
                 Err(error) => return Brings::Landing(self.failed(error)),
             }
-            let start = self.start();
+            let start = Start { until, ..self.start() };
             Brings::Loaded(start, self.ask_origin(&key).await)
         };
-        match leader.unless_abandoned(work).await {
+        let brought = leader.unless_abandoned(work).await;
+        let proven = |landing| self.proven_landing(slot, role, covers.as_ref(), landing);
+        match brought {
             None => {}
-            Some(Brings::Landing(landing)) => leader.land(|_| self.proven_landing(slot, role, landing)),
+            Some(Brings::Landing(landing)) => leader.land(|_| proven(landing)),
             Some(Brings::Handed(handed)) => {
                 leader.land(|attached| {
                     let landing = Landing::Fetched(self.landing_handed(&key, slot, handed, attached));
-                    self.proven_landing(slot, role, landing)
+                    proven(landing)
                 });
             }
             Some(Brings::Recorded(start, record)) => {
                 leader.land(|attached| {
                     let landing = self.landing_record((&key, slot, role), start, record, attached);
-                    self.proven_landing(slot, role, landing)
+                    proven(landing)
                 });
             }
             Some(Brings::Found(found)) => {
                 leader.land(|attached| {
                     let landing = self.landing_found(&key, slot, role, found, attached);
-                    self.proven_landing(slot, role, landing)
+                    proven(landing)
                 });
             }
             Some(Brings::Loaded(start, loaded)) => {
                 leader.land(|attached| {
                     let landing = self.landing(&key, slot, role, start, loaded, attached);
-                    self.proven_landing(slot, role, landing)
+                    proven(landing)
                 });
             }
         }
     }
 
-    /// What a flight comes to, if this node could prove to the end that it has the key, where the group demands it (rule A2).
-    fn proven_landing(&self, slot: Slot, role: Role, landing: Landing) -> Landing {
+    /// What a flight comes to, if this node could prove to the end that it has the key, where the group demands it (rule A2), and, as
+    /// a stand-in, had all that was written: whoever joined it did so before (rule S1).
+    fn proven_landing(&self, slot: Slot, role: Role, covers: Option<&Covers>, landing: Landing) -> Landing {
         match landing {
             Landing::Fetched(_) if role == Role::Owner && !self.is_proven(slot) => self.failed(no_authority()),
+            Landing::Fetched(_) if covers.is_some_and(|covers| !self.0.node.still_covers(covers)) => {
+                self.failed(not_covered())
+            }
             landing => landing,
         }
     }
@@ -264,7 +283,7 @@ impl Group {
             let Led { leader, key, slot } = led;
             leader.land(|attached| {
                 let landing = self.landing(&key, slot, Role::Owner, start, loaded, attached);
-                self.proven_landing(slot, Role::Owner, landing)
+                self.proven_landing(slot, Role::Owner, None, landing)
             });
         }
     }
@@ -287,6 +306,8 @@ impl Group {
         }
         let tier = match role {
             Role::Owner => Tier::Main,
+            // What has been written since is in a record.
+            Role::StandIn if self.newest_record(key).is_some() => return None,
             Role::StandIn => Tier::StandIn,
             Role::Other => return None,
         };
@@ -306,7 +327,7 @@ impl Group {
     }
 
     fn start(&self) -> Start {
-        Start { moment: self.now(), reading: self.0.node.next_version().reading() }
+        Start { moment: self.now(), reading: self.0.node.next_version().reading(), until: Moment::NEVER }
     }
 
     /// What the store holds of the key, for an origin that can say that nothing changed.
@@ -339,7 +360,7 @@ impl Group {
         let same = held.filter(|hit| hit.clone().into_value() == value);
         let version = same.map_or_else(|| self.0.node.next_version(), |hit| hit.meta().version);
         let ttl = self.ttl(role, value.is_some(), ttl);
-        let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl);
+        let fresh_until = ttl.map_or(Moment::NEVER, |ttl| start.moment + ttl).min(start.until);
         let keep = attached
             && role != Role::Other
             && ttl != Some(Duration::ZERO)

@@ -22,6 +22,13 @@ impl Node {
         self.0.custody.set(Custody::new(records, is_fixed)).map_err(again)
     }
 
+    /// Why the node takes down no more writes, if that is so: what keeps them has failed, and the node is to be started again once that
+    /// was seen to (rule B7). Nothing where it keeps none.
+    #[must_use]
+    pub fn records_failure(&self) -> Option<Error> {
+        self.custody()?.records().failure()
+    }
+
     pub(crate) fn custody(&self) -> Option<&Custody> {
         self.0.custody.get()
     }

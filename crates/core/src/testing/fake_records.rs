@@ -95,6 +95,12 @@ impl FakeRecords {
         self.run.held.send_replace(held);
     }
 
+    /// How many appends have begun.
+    #[must_use]
+    pub fn appends(&self) -> usize {
+        *self.run.appends.borrow()
+    }
+
     /// Waits until so many appends have begun.
     pub async fn appends_begun(&self, count: usize) {
         let mut begun = self.run.appends.subscribe();

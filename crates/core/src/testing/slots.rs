@@ -101,6 +101,7 @@ impl Hears {
                 SlotCall::Raise { .. } => SlotReply::Raised { known: Reading::default() },
                 SlotCall::Marks { .. } => SlotReply::Marks { marks: Vec::new() },
                 SlotCall::Records(_) => SlotReply::Records(RecordsReply::Done),
+                SlotCall::Copies { .. } => SlotReply::Copies { slots: SlotSet::default() },
                 SlotCall::Lock(LockCall::Acquire { .. }) => SlotReply::Lock(LockReply::Acquired(None)),
                 SlotCall::Lock(LockCall::Renew { .. }) => SlotReply::Lock(LockReply::Renewed(None)),
                 SlotCall::Lock(LockCall::Release { .. }) => SlotReply::Lock(LockReply::Released(false)),
@@ -151,7 +152,7 @@ fn a_token() -> LockToken {
 }
 
 /// One of each kind.
-fn calls() -> [SlotCall; 12] {
+fn calls() -> [SlotCall; 13] {
     let (ttl, wait) = (Duration::from_millis(100), Duration::from_secs(60));
     [
         SlotCall::Claim(claim(some_of_them())),
@@ -163,6 +164,7 @@ fn calls() -> [SlotCall; 12] {
         SlotCall::Raise { group: "users".into(), marks: vec![Mark::All], to: a_version().reading() },
         SlotCall::Marks { group: "users".into(), marks: some_marks() },
         of_records(AboutRecords::Forget { slots: some_of_them() }),
+        SlotCall::Copies { view: u64::MAX, dropped: some_of_them() },
         SlotCall::Lock(LockCall::Acquire { name: a_name(), token: a_token(), ttl, wait }),
         SlotCall::Lock(LockCall::Renew { name: a_name(), token: a_token() }),
         SlotCall::Lock(LockCall::Release { name: a_name(), token: a_token() }),
@@ -288,7 +290,7 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
     let told = Arc::new(Mutex::new(SlotReply::Confirmed));
     let tells = told.clone();
     let (_node, link) = link(bench, Takes(move |_| ready(Ok(tells.lock().clone())))).await;
-    let [claim, confirm, recall, push, revoke, clock, raise, marks, records, acquire, renew, release] = calls();
+    let [claim, confirm, recall, push, revoke, clock, raise, marks, records, copies, acquire, renew, release] = calls();
     let given_up = GivenUp { until: a_version(), acted: Version::ZERO };
     let says = vec![
         (some_of_them(), ClaimAnswer::Released { had: true }),
@@ -352,6 +354,8 @@ pub async fn what_is_answered_about_slots_arrives_as_it_is(bench: &impl Bench) {
         (&records, of_them(some_records(), Vec::new(), vec!["c d/ü".into()])),
         (&records, of_them(Vec::new(), some_record_marks(), Vec::new())),
         (&records, SlotReply::Records(RecordsReply::Piece(vec![b'x'; PIECE_LEN].into()))),
+        (&copies, SlotReply::Copies { slots: SlotSet::default() }),
+        (&copies, SlotReply::Copies { slots: some_of_them() }),
         (&acquire, SlotReply::Lock(LockReply::Acquired(None))),
         (&acquire, SlotReply::Lock(LockReply::Acquired(Some(granted)))),
         (&renew, SlotReply::Lock(LockReply::Renewed(None))),

@@ -1,11 +1,12 @@
 //! Write-behind at one node: what is acknowledged is on disk, is what is answered, and reaches the origin later (rules B1 to B3).
 
 use larder_core::{
-    ErrorKind, Key, Value, Version,
-    behind::Records,
+    Change, Clock, ErrorKind, Key, Value, Version,
+    behind::{Place, Record, Records},
     group::WriteOptions,
     peer::{Condition, WriteOp},
     testing::{fake_records::FakeRecords, table::Writing},
+    version::Reading,
 };
 use tokio::time::{advance, sleep};
 
@@ -138,6 +139,24 @@ async fn until_it_is_flushed_a_record_is_what_is_answered() {
     assert_eq!(behind.table.loads(), 1);
 }
 
+/// Rule B3, where the origin is asked for several keys at once.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_has_a_record_is_not_loaded_with_others() {
+    let (origin, table) = (FakeOrigin::new(10), FakeTable::new());
+    let cluster = Cluster::opened(&FakeNetwork::default(), 1, origin.clone(), |node| {
+        node.set_records(Arc::new(FakeRecords::new()), false)?;
+        tokio::spawn(node.clone().keep_records());
+        let (loader, store) = (Arc::new(origin.clone()), Arc::new(table.clone()));
+        node.open_group_behind("g", GroupConfig::default(), loader, store, Duration::from_secs(1))
+    });
+    let group = &cluster.groups[0];
+    group.put("k", Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
+    group.invalidate("k", TIMEOUT).await.unwrap();
+    let answers = group.get_many(&["a", "k", "b"], TIMEOUT).await.unwrap();
+    assert_eq!(text(answers[1].as_ref().unwrap()), "new");
+    assert_eq!((origin.loads("k"), origin.requests()), (0, 1));
+}
+
 /// Rule B3: what does not fit into the store is answered from its record.
 #[tokio::test(start_paused = true)]
 async fn a_value_that_was_evicted_is_answered_from_its_record() {
@@ -264,8 +283,19 @@ async fn a_node_that_starts_again_goes_on_with_what_it_had() {
     assert!(again.put(0, "other", "x").await.unwrap() > version);
     again.disks[0].flush().await.unwrap();
     assert_eq!(again.table.row("k"), some("new"));
-    let place = larder_core::behind::Place::new("g", Key::new("k").unwrap());
+    let place = Place::new("g", Key::new("k").unwrap());
     assert_eq!(again.disks[0].newest_version(&place), None);
+}
+
+/// Rule V2: what the disk has was given by a clock that this run's may be behind.
+#[tokio::test(start_paused = true)]
+async fn versions_go_on_above_those_on_the_disk() {
+    let disk = FakeRecords::new();
+    let ahead = Reading::from_bits((TokioClock::new().wall_ms() + 30_000) << 16);
+    let id = Place::new("g", Key::new("k").unwrap()).at(Version::new(ahead, 1));
+    disk.append(vec![Record::new(id.clone(), Change::Delete)]).await.unwrap();
+    let behind = Behind::with(&FakeNetwork::default(), vec![disk], &GroupConfig::default(), &FakeTable::new());
+    assert!(behind.put(0, "k", "new").await.unwrap() > id.version);
 }
 
 /// What waits for the disk holds up its own key and no other.

@@ -30,7 +30,7 @@ fn leases(cluster: &Cluster, place: usize) -> u64 {
 }
 
 /// Has the nodes at these places ask for a key until each has a copy.
-async fn heat(cluster: &Cluster, key: &str, places: &[usize]) {
+pub(super) async fn heat(cluster: &Cluster, key: &str, places: &[usize]) {
     for place in places {
         for _ in 0..ASKED {
             cluster.get(*place, key).await.unwrap();

@@ -4,7 +4,8 @@
 use larder_core::{
     ErrorKind, MemberState, Value, Version,
     behind::{Holder, PIECE_LEN, Record},
-    peer::Condition,
+    group::WriteOptions,
+    peer::{Condition, WriteOp},
     testing::fake_records::FakeRecords,
 };
 use tokio::time::{sleep, timeout};
@@ -12,15 +13,16 @@ use tokio::time::{sleep, timeout};
 use super::{
     behind::{Behind, some},
     handoff::{settle, states},
+    leases::heat,
     *,
 };
 
-fn disks(count: usize) -> Vec<FakeRecords> {
+pub(super) fn disks(count: usize) -> Vec<FakeRecords> {
     (0..count).map(|_| FakeRecords::new()).collect()
 }
 
 /// Nodes with these disks, of which the first `up` are there.
-async fn nodes(disks: Vec<FakeRecords>, table: &FakeTable, up: usize) -> Behind {
+pub(super) async fn nodes(disks: Vec<FakeRecords>, table: &FakeTable, up: usize) -> Behind {
     let mut behind = Behind::with(&FakeNetwork::with_claims(), disks, &GroupConfig::default(), table);
     for place in up..behind.disks.len() {
         behind.cluster.kill(place);
@@ -34,25 +36,25 @@ async fn nodes(disks: Vec<FakeRecords>, table: &FakeTable, up: usize) -> Behind 
     behind
 }
 
-async fn three() -> Behind {
+pub(super) async fn three() -> Behind {
     nodes(disks(3), &FakeTable::new(), 3).await
 }
 
 impl Behind {
     /// The records of a key on a node's disk.
-    fn records(&self, place: usize, key: &str) -> Vec<Record> {
+    pub(super) fn records(&self, place: usize, key: &str) -> Vec<Record> {
         let records = self.disks[place].all().into_iter();
         records.filter(|record| record.id.place.key.as_bytes() == key.as_bytes()).collect()
     }
 
     /// Who holds a key's records, and for whom.
-    fn holders(&self, key: &str) -> Vec<(usize, Holder)> {
+    pub(super) fn holders(&self, key: &str) -> Vec<(usize, Holder)> {
         let of = |place| self.records(place, key).into_iter().map(move |record| (place, record.holder));
         (0..self.disks.len()).flat_map(of).collect()
     }
 
     /// A node goes, and does nothing any more.
-    fn kill(&self, place: usize) {
+    pub(super) fn kill(&self, place: usize) {
         self.cluster.kill(place);
         if let Some(driver) = self.cluster.drivers.get(place) {
             driver.abort();
@@ -60,21 +62,21 @@ impl Behind {
     }
 
     /// The nodes that are left have a view without the others.
-    fn leave(&self, left: &[usize]) {
+    pub(super) fn leave(&self, left: &[usize]) {
         let names: Vec<String> = left.iter().map(|place| self.cluster.nodes[*place].name().to_string()).collect();
         for place in left {
             self.cluster.nodes[*place].change_view(members(&names)).unwrap();
         }
     }
 
-    async fn flush_all(&self, places: &[usize]) {
+    pub(super) async fn flush_all(&self, places: &[usize]) {
         for place in places {
             self.disks[*place].flush().await.unwrap();
         }
     }
 
     /// Waits until a key has a value at a node, for as long as members may take that don't answer.
-    async fn until(&self, place: usize, key: &str, value: Option<&str>) {
+    pub(super) async fn until(&self, place: usize, key: &str, value: Option<&str>) {
         let has = async {
             loop {
                 let answer = self.cluster.get(place, key).await;
@@ -88,7 +90,7 @@ impl Behind {
         timeout(Duration::from_secs(60), has).await.unwrap();
     }
 
-    fn copy_for(&self, place: usize) -> Holder {
+    pub(super) fn copy_for(&self, place: usize) -> Holder {
         Holder::CopyFor(self.cluster.nodes[place].name().clone())
     }
 }
@@ -210,13 +212,47 @@ async fn what_is_flushed_is_marked_on_two_disks_before_its_key_is_flushed_again(
     assert_eq!(behind.records(owner, "k").len(), 1);
 }
 
+/// Rule P4, where the origin is written later.
+#[tokio::test(start_paused = true)]
+async fn copies_of_a_key_in_demand_are_gone_before_a_write_is_acknowledged() {
+    let behind = three().await;
+    let (owner, third) = (behind.cluster.owner("k"), behind.cluster.third("k"));
+    behind.put(owner, "k", "old").await.unwrap();
+    heat(&behind.cluster, "k", &[third]).await;
+    behind.put(owner, "k", "new").await.unwrap();
+    assert_eq!(behind.get(third, "k").await, some("new"));
+}
+
+/// Rule B5: marks are on two disks as records are.
+#[tokio::test(start_paused = true)]
+async fn a_mark_is_on_two_disks_again_when_a_view_took_one_away() {
+    let behind = three().await;
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    let version = behind.put(owner, "k", "new").await.unwrap();
+    behind.flush_all(&[owner]).await;
+    assert_eq!(behind.disks[third].mark("g", "k"), None);
+    behind.kill(stand_in);
+    behind.leave(&[owner, third]);
+    let marked = async {
+        while behind.disks[third].mark("g", "k") != Some(version) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(TIMEOUT, marked).await.unwrap();
+}
+
 /// Rule B4.
 #[tokio::test(start_paused = true)]
 async fn a_new_owner_answers_with_what_a_killed_one_had_and_brings_it_to_the_origin() {
     let behind = three().await;
     behind.table.set("k", "old");
     let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
-    let version = behind.put(third, "k", "new").await.unwrap();
+    let write = async || {
+        let op = WriteOp::Put { value: "new".into(), ttl: None };
+        let options = WriteOptions { idempotency_key: Some("once".into()), ..WriteOptions::default() };
+        behind.cluster.groups[third].write("k", op, options).await.unwrap().unwrap()
+    };
+    let version = write().await;
     behind.delete(third, "gone").await.unwrap();
     behind.kill(owner);
     behind.leave(&[stand_in, third]);
@@ -229,8 +265,29 @@ async fn a_new_owner_answers_with_what_a_killed_one_had_and_brings_it_to_the_ori
         }
     };
     timeout(TIMEOUT, copied).await.expect("there are two copies again");
+    assert_eq!(write().await, version, "it was done already");
     behind.flush_all(&[stand_in, third]).await;
     assert_eq!((behind.table.row("k"), behind.disks[third].mark("g", "k")), (some("new"), Some(version)));
+}
+
+/// Rule B4: who was a member may have what was written, and only one may be done without.
+#[tokio::test(start_paused = true)]
+async fn where_owner_and_stand_in_are_gone_at_once_nobody_answers_until_one_is_back() {
+    let behind = three().await;
+    behind.table.set("k", "old");
+    let (owner, stand_in, third) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"), behind.cluster.third("k"));
+    behind.put(owner, "k", "new").await.unwrap();
+    behind.kill(owner);
+    behind.kill(stand_in);
+    behind.leave(&[third]);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(behind.cluster.get(third, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    assert_eq!(behind.put(third, "k", "x").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
+    // It is heard, and is a member no more.
+    let node = &behind.cluster.nodes[stand_in];
+    node.change_view(members(&[behind.cluster.nodes[third].name().to_string()])).unwrap();
+    behind.cluster.network.add(node.name().clone(), node.service(Protocol::Grpc));
+    behind.until(third, "k", Some("new")).await;
 }
 
 /// Rules B4 and C2: nothing is flushed by two, and who has let go forgets.
@@ -320,14 +377,16 @@ async fn after_a_start_nothing_is_answered_or_flushed_before_all_members_were_he
     assert_eq!(again.cluster.get(owner, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
     assert_eq!(again.put(owner, "k", "x").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
     assert_eq!(again.disks[owner].flush().await.unwrap(), 0);
-    // Others come back.
-    for place in [stand_in, third] {
+    // Others come back. One of them may have flushed it, and something since.
+    let names = names(3);
+    for place in [third, stand_in] {
+        assert_eq!(again.cluster.get(owner, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
         again.cluster.network.add(again.cluster.nodes[place].name().clone(), services[place].clone());
         start(place);
-    }
-    let names = names(3);
-    for node in &again.cluster.nodes {
-        node.change_view(members(&names)).unwrap();
+        for node in &again.cluster.nodes {
+            node.change_view(members(&names)).unwrap();
+        }
+        sleep(Duration::from_secs(5)).await;
     }
     again.until(owner, "k", Some("new")).await;
     again.flush_all(&[0, 1, 2]).await;
@@ -441,9 +500,78 @@ async fn a_long_value_is_copied_and_told_of_whole() {
     behind.until(third, "k", Some(&long)).await;
 }
 
-/// Views that change twice while records are on their way.
+/// Rule B1: a copy that was on its way while its keeper left is made anew, before the write is acknowledged.
 #[tokio::test(start_paused = true)]
-async fn views_that_change_twice_lose_nothing() {
+async fn a_write_whose_copy_is_on_its_way_while_views_change_twice_is_on_two_disks_of_the_last() {
+    let behind = nodes(disks(5), &FakeTable::new(), 5).await;
+    let owner = behind.cluster.owner("k");
+    let (mut left, mut keepers): (Vec<usize>, Vec<usize>) = ((0..5).collect(), Vec::new());
+    // In its view as it is then.
+    let stand_in = || {
+        let stand_in = behind.cluster.nodes[owner].place("g", b"k").stand_in.unwrap();
+        behind.cluster.nodes.iter().position(|node| *node.name() == stand_in).unwrap()
+    };
+    behind.disks[stand_in()].hold(true);
+    let group = behind.cluster.groups[owner].clone();
+    let put = tokio::spawn(async move { group.put("k", Value::from("new"), None, Condition::Always, TIMEOUT).await });
+    for _ in 0..2 {
+        let keeper = stand_in();
+        behind.disks[keeper].appends_begun(1).await;
+        // It is no member any more by the time that it has the copy.
+        left.retain(|place| *place != keeper);
+        keepers.push(keeper);
+        behind.leave(&left);
+        behind.disks[stand_in()].hold(true);
+        behind.disks[keeper].hold(false);
+        quiet().await;
+        assert!(!put.is_finished());
+    }
+    let last = stand_in();
+    behind.disks[last].hold(false);
+    put.await.unwrap().unwrap();
+    assert_eq!(behind.records(last, "k")[0].holder, behind.copy_for(owner));
+    for place in keepers.into_iter().chain([owner]) {
+        behind.kill(place);
+    }
+    left.retain(|place| *place != owner);
+    behind.leave(&left);
+    behind.until(left[0], "k", Some("new")).await;
+}
+
+/// Rule B1: under a new view what there is has two copies before anything comes to it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_until_the_copies_that_a_view_took_away_are_made_anew() {
+    let behind = nodes(disks(4), &FakeTable::new(), 4).await;
+    let (owner, gone) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"));
+    behind.put(owner, "k", "x").await.unwrap();
+    let left: Vec<usize> = (0..4).filter(|place| *place != gone).collect();
+    behind.kill(gone);
+    behind.leave(&left);
+    let keeper = behind.cluster.nodes[owner].place("g", b"k").stand_in.unwrap();
+    let keeper = behind.cluster.nodes.iter().position(|node| *node.name() == keeper).unwrap();
+    behind.disks[keeper].hold(true);
+    // One that has its copy elsewhere.
+    let place_of = |key: &str| behind.cluster.nodes[owner].place("g", key.as_bytes());
+    let is_apart = |key: &String| {
+        let place = place_of(key);
+        let is_his = place.owner.as_ref() == Some(behind.cluster.nodes[owner].name());
+        let was_his = behind.cluster.owner(key) == owner;
+        is_his && was_his && place.stand_in.as_ref() != Some(behind.cluster.nodes[keeper].name())
+    };
+    let other = (0..).map(|number| format!("o{number}")).find(is_apart).unwrap();
+    let group = behind.cluster.groups[owner].clone();
+    let put = tokio::spawn(async move { group.put(other, Value::from("x"), None, Condition::Always, TIMEOUT).await });
+    behind.disks[keeper].appends_begun(1).await;
+    quiet().await;
+    assert!(!put.is_finished());
+    behind.disks[keeper].hold(false);
+    put.await.unwrap().unwrap();
+    assert_eq!(behind.records(keeper, "k").len(), 1);
+}
+
+/// Rules B1 and B4, while copies are made anew.
+#[tokio::test(start_paused = true)]
+async fn views_that_change_twice_while_copies_are_made_anew_lose_nothing() {
     let behind = nodes(disks(5), &FakeTable::new(), 5).await;
     let keys: Vec<String> = (0..30).map(|number| format!("k{number}")).collect();
     let mut versions: Vec<Version> = Vec::new();
@@ -451,24 +579,53 @@ async fn views_that_change_twice_lose_nothing() {
         versions.push(behind.put(0, key, key).await.unwrap());
     }
     behind.kill(4);
+    behind.disks[3].hold(true);
+    let appends = behind.disks[3].appends();
     behind.leave(&[0, 1, 2, 3]);
-    // Before what that brings about has ended, another goes.
-    sleep(Duration::from_millis(700)).await;
+    // Copies are on their way to one that leaves as well.
+    behind.disks[3].appends_begun(appends + 1).await;
+    behind.leave(&[0, 1, 2]);
+    quiet().await;
+    behind.disks[3].hold(false);
     for key in &keys {
         behind.until(0, key, Some(key)).await;
+        behind.put(0, &format!("{key} settles"), "x").await.unwrap();
     }
-    behind.put(0, "settles", "x").await.unwrap();
     behind.kill(3);
-    behind.leave(&[0, 1, 2]);
+    behind.kill(2);
+    behind.leave(&[0, 1]);
     for key in &keys {
         behind.until(1, key, Some(key)).await;
     }
-    behind.flush_all(&[0, 1, 2]).await;
+    behind.flush_all(&[0, 1]).await;
     for (key, version) in keys.iter().zip(versions) {
         let owner = behind.cluster.nodes[0].place("g", key.as_bytes()).owner.unwrap();
         let owner = behind.cluster.nodes.iter().position(|node| *node.name() == owner).unwrap();
         assert_eq!((behind.table.row(key), behind.disks[owner].mark("g", key)), (some(key), Some(version)));
     }
+}
+
+/// Many records cost few messages, each of which is a sync at who keeps them.
+#[tokio::test(start_paused = true)]
+async fn copies_that_are_made_anew_go_several_at_a_time() {
+    let behind = three().await;
+    let keys: Vec<String> = (0..60).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        behind.put(0, key, "x").await.unwrap();
+    }
+    let appends = || behind.disks[0].appends() + behind.disks[1].appends();
+    let before = appends();
+    behind.kill(2);
+    behind.leave(&[0, 1]);
+    let is_on_both = |key: &String| !behind.records(0, key).is_empty() && !behind.records(1, key).is_empty();
+    let copied = async {
+        while !keys.iter().all(is_on_both) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), copied).await.unwrap();
+    let took = appends() - before;
+    assert!(took <= keys.len() / 2, "{took} messages");
 }
 
 /// What a node that stood still makes at the origin when it goes on does not undo what its successor made, where the origin fences.

@@ -1,7 +1,8 @@
 //! Writes that a change of the view straddles (rules W3 and C2).
 
 use larder_core::{
-    ErrorKind, Value, Version,
+    ErrorKind, MemberState, Value, Version,
+    behind::Holder,
     group::WriteOptions,
     peer::{Condition, WriteOp},
     testing::table::Writing,
@@ -12,7 +13,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::handoff::{joinable, settle, states};
+use crate::{
+    handoff::{joinable, settle, states},
+    replicated::{disks, nodes},
+};
 
 const HARD_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -145,4 +149,35 @@ async fn versions_go_on_at_a_new_owner() {
     assert!(after > before);
     let stale = cluster.groups[0].put(&key, Value::from("c"), None, Condition::IfVersion(before.unwrap()), TIMEOUT);
     assert_eq!(stale.await.unwrap_err().kind(), ErrorKind::VersionMismatch);
+}
+
+/// Rule W3, where the origin is written later: the record comes too late for who gathers those of the slot.
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_slot_goes_while_it_is_taken_down_is_done_by_the_new_owner() {
+    let behind = nodes(disks(4), &FakeTable::new(), 4).await;
+    let key = (0..).map(|number| format!("k{number}")).find(|key| behind.cluster.owner(key) == 3).unwrap();
+    let change = |to: &[(usize, MemberState)]| {
+        for node in &behind.cluster.nodes {
+            node.change_view(states(&behind.cluster, to)).unwrap();
+        }
+    };
+    change(&[(3, MemberState::Joining)]);
+    settle(&behind.cluster).await;
+    let old_owner = behind.cluster.owner(&key);
+    behind.put(old_owner, &key, "old").await.unwrap();
+    let disk = &behind.disks[old_owner];
+    disk.hold(true);
+    let begun = disk.appends();
+    let put = spawn_put(&behind.cluster.groups[old_owner], &key, "new");
+    disk.appends_begun(begun + 1).await;
+    change(&[]);
+    settle(&behind.cluster).await;
+    quiet().await;
+    assert!(!put.is_finished());
+    disk.hold(false);
+    put.await.unwrap().unwrap();
+    for place in 0..4 {
+        behind.until(place, &key, Some("new")).await;
+    }
+    assert!(behind.records(old_owner, &key).iter().all(|record| record.holder != Holder::Owner));
 }

@@ -578,6 +578,7 @@ fn value_len(outcome: &Outcome) -> usize {
         Outcome::Found(found) => found.value.as_ref().map_or(0, Bytes::len),
         Outcome::Claimed(claimed) => claimed.answers.len(),
         Outcome::Recalled(recalled) => recalled.slots.len(),
+        Outcome::Copies(copies) => copies.slots.len(),
         Outcome::RecordsTold(told) => told.records.len(),
         Outcome::RecordPiece(piece) => piece.data.len(),
         _ => 0,

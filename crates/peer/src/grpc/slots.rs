@@ -47,6 +47,7 @@ pub(super) fn are_asked_for(op: Option<&Op>) -> bool {
                 | Op::TellPiece(_)
                 | Op::ForgetRecords(_)
                 | Op::TakeBackRecord(_)
+                | Op::AskCopies(_)
         )
     )
 }
@@ -83,6 +84,9 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
         }
         SlotCall::Marks { group, marks } => (Some(group), Op::Marks(marks_of(marks))),
         SlotCall::Records(call) => (Some(&call.group), records::op(call)),
+        SlotCall::Copies { view, dropped } => {
+            (None, Op::AskCopies(proto::AskCopies { view: *view, dropped: some_slots(dropped) }))
+        }
     };
     (group.cloned(), None, op)
 }
@@ -114,6 +118,7 @@ pub(super) fn parse_op(op: Op, group: Option<&Arc<str>>, key: &[u8]) -> Result<S
             Ok(SlotCall::Raise { group: of_group()?, marks, to: Reading::from_bits(raise.to) })
         }
         Op::Marks(marks) => Ok(SlotCall::Marks { group: of_group()?, marks: parse_marks(&marks)? }),
+        Op::AskCopies(ask) => Ok(SlotCall::Copies { view: ask.view, dropped: parse_some_slots(&ask.dropped)? }),
         Op::AcquireLock(_) | Op::RenewLock(_) | Op::ReleaseLock(_) => locks::parse_op(op, key).map(SlotCall::Lock),
         op => {
             let group = of_group()?;
@@ -142,6 +147,7 @@ pub(super) fn outcome(reply: SlotReply) -> Outcome {
         SlotReply::Raised { known } => Outcome::Raised(proto::Raised { known: known.to_bits() }),
         SlotReply::Marks { marks } => Outcome::Marks(marks_of(&marks)),
         SlotReply::Records(reply) => records::outcome(&reply),
+        SlotReply::Copies { slots } => Outcome::Copies(proto::Copies { slots: some_slots(&slots) }),
         SlotReply::Lock(reply) => locks::outcome(reply),
     }
 }
@@ -165,6 +171,7 @@ pub(super) fn parse_outcome(outcome: Outcome) -> Result<SlotReply, Error> {
         Outcome::Clock(clock) => Ok(SlotReply::Clock { reading: Reading::from_bits(clock.reading) }),
         Outcome::Raised(raised) => Ok(SlotReply::Raised { known: Reading::from_bits(raised.known) }),
         Outcome::Marks(marks) => Ok(SlotReply::Marks { marks: parse_marks(&marks)? }),
+        Outcome::Copies(copies) => Ok(SlotReply::Copies { slots: parse_some_slots(&copies.slots)? }),
         Outcome::LockAcquired(_) | Outcome::LockRenewed(_) | Outcome::LockReleased(_) => {
             locks::parse_outcome(&outcome).map(SlotReply::Lock)
         }
@@ -188,6 +195,7 @@ pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
             | (SlotCall::Raise { .. }, SlotReply::Raised { .. })
             | (SlotCall::Marks { .. }, SlotReply::Marks { .. })
             | (SlotCall::Records(_), SlotReply::Records(_))
+            | (SlotCall::Copies { .. }, SlotReply::Copies { .. })
             | (SlotCall::Lock(LockCall::Acquire { .. }), SlotReply::Lock(LockReply::Acquired(_)))
             | (SlotCall::Lock(LockCall::Renew { .. }), SlotReply::Lock(LockReply::Renewed(_)))
             | (SlotCall::Lock(LockCall::Release { .. }), SlotReply::Lock(LockReply::Released(_)))
@@ -374,6 +382,15 @@ fn parse_term(term: Option<proto::Version>) -> Result<Version, Error> {
 
 pub(super) fn parse_slots(bytes: &[u8]) -> Result<SlotSet, Error> {
     SlotSet::from_bytes(bytes).ok_or_else(|| wrong("that is no set of slots: it has another length"))
+}
+
+/// Slots that are none mostly.
+fn some_slots(slots: &SlotSet) -> Bytes {
+    if slots.is_empty() { Bytes::new() } else { slots.to_bytes().into() }
+}
+
+fn parse_some_slots(bytes: &[u8]) -> Result<SlotSet, Error> {
+    if bytes.is_empty() { Ok(SlotSet::default()) } else { parse_slots(bytes) }
 }
 
 /// Reads a list of so many elements at most. Empty elements are small on the wire and large in memory: more of them than a
