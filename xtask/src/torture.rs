@@ -35,11 +35,11 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     run(&mut command)
 }
 
-/// Registries that are away, for longer than `test` has them: `[--seconds N]`.
+/// Registries that are away, and owners of locks, for longer than `test` has them: `[--seconds N]`. From a minute on, locks are free again.
 pub(crate) fn outages(arguments: &[&str]) -> Outcome {
     let (seconds, _) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
-    command.args(["registries::", "--", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "registries::", "lock_owners::", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_OUTAGE_SECONDS", seconds.unwrap_or(OUTAGE_SECONDS).to_string());
     run(&mut command)
 }

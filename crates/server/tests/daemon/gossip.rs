@@ -50,7 +50,8 @@ pub(crate) async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketA
     Daemon::start(&config_of(name, node, gossip, seeds, groups)).await
 }
 
-fn config_of(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> String {
+/// The configuration of such a node.
+pub(crate) fn config_of(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> String {
     let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
     format!(
         "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{node}\n\
