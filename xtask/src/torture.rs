@@ -49,11 +49,12 @@ pub(crate) fn torture(arguments: &[&str]) -> Outcome {
     torture(&["behind_torture::", "behind_restarts::three_nodes", "--test-threads=3"])
 }
 
-/// Registries and origins that are away, for longer than `test` has them: `[--seconds N]`.
+/// Registries, origins and owners of locks that are away, for longer than `test` has them: `[--seconds N]`. From a minute on, locks are free
+/// again.
 pub(crate) fn outages(arguments: &[&str]) -> Outcome {
     let (seconds, _) = seconds_and_seed(arguments)?;
     let mut command = cargo(TEST);
-    command.args(["--", "registries::", "outage::", "--nocapture", "--test-threads=1"]);
+    command.args(["--", "registries::", "outage::", "lock_owners::", "--nocapture", "--test-threads=1"]);
     command.env("LARDER_OUTAGE_SECONDS", seconds.unwrap_or(OUTAGE_SECONDS).to_string());
     run(&mut command)
 }

@@ -196,16 +196,12 @@ impl Claims {
 
     /// Who released these slots could prove that it had them.
     pub(crate) fn vouch(&mut self, slots: &SlotSet, now: Moment) {
-        for slot in slots.iter() {
-            self.entry_mut(slot).vouched = Some(now);
-        }
+        slots.iter().for_each(|slot| self.entry_mut(slot).vouched = Some(now));
     }
 
     /// This node is about to lose these slots, and nobody else acts for them before then.
     pub(crate) fn prove(&mut self, slots: &SlotSet, until: Moment) {
-        for slot in slots.iter() {
-            self.entry_mut(slot).proven = until;
-        }
+        slots.iter().for_each(|slot| self.entry_mut(slot).proven = until);
     }
 
     /// Until when it is known of a slot that this node lost that nobody else acts for it.
@@ -321,8 +317,7 @@ impl Claims {
         let entry = self.entry_mut(slot);
         entry.state.gained(previous, term);
         (entry.gained, entry.is_first, entry.kept, entry.lingers, entry.vouched) = (now, is_first, None, None, None);
-        entry.proven = Moment::default();
-        (entry.quiet, entry.quiet_before) = (quiet, Moment::default());
+        (entry.quiet, entry.quiet_before, entry.proven) = (quiet, Moment::default(), Moment::default());
         self.busy.claims = true;
     }
 

@@ -50,6 +50,7 @@ pub(crate) async fn start(name: &str, node: &str, gossip: &str, seeds: &[SocketA
     Daemon::start(&config_of(name, node, gossip, seeds, groups)).await
 }
 
+/// The configuration of such a node.
 pub(crate) fn config_of(name: &str, node: &str, gossip: &str, seeds: &[SocketAddr], groups: &str) -> String {
     let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
     format!(

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::{
     channel::Channel,
     client::{Answer, Broken, Connection, request, within},
+    lock_owners::{had, had_at_last},
     process::{Daemon, POLL_INTERVAL},
 };
 
@@ -158,6 +159,7 @@ by_each_keeper!(
     nine_contenders_on_three_nodes_take_turns,
     who_leaves_while_it_waits_holds_nothing,
     a_service_that_is_away_is_a_503,
+    a_lock_outlives_a_restart_of_its_service_and_is_free_after_its_time,
 );
 
 const TTL: Duration = Duration::from_secs(10);
@@ -284,4 +286,21 @@ async fn a_service_that_is_away_is_a_503(mut keeper: impl Keeper) {
     })
     .await;
     assert_eq!(a.ask(free("away", &token)).await.status, 204);
+}
+
+async fn a_lock_outlives_a_restart_of_its_service_and_is_free_after_its_time(mut keeper: impl Keeper) {
+    const SHORT_TTL: Duration = Duration::from_secs(2);
+    let [a, b] = nodes(&keeper).await;
+    let mut first = had(&a, "kept", SHORT_TTL).await;
+    keeper.kill();
+    keeper.restart();
+    let renewed = async {
+        // One that was away for longer than the ttl may have ended it.
+        while first.renew(&a).await == 503 {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    let ((next, at), ()) = tokio::join!(had_at_last(&b, "kept", TTL), renewed);
+    first.is_followed_by(&next, SHORT_TTL, at);
+    first.is_lost(&[&a, &b]).await;
 }

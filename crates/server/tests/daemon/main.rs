@@ -35,6 +35,7 @@ mod lifecycle;
 mod load;
 mod load_lock;
 mod lock_command;
+mod lock_owners;
 mod locks;
 mod locks_between;
 mod members;

@@ -48,7 +48,7 @@ const RETOLD_TIME_MAX: Duration = Duration::from_secs(45);
 /// How long stand-ins keep what they load: for as long as most outages take here.
 const STAND_INS_KEEP: Duration = Duration::from_secs(60);
 
-fn outage() -> Duration {
+pub(crate) fn outage() -> Duration {
     let seconds = std::env::var("LARDER_OUTAGE_SECONDS");
     seconds.map_or(OUTAGE, |seconds| Duration::from_secs(seconds.parse().expect("a number")))
 }
@@ -119,12 +119,24 @@ async fn start_leased(name: &str, lease_ttl: Duration, cluster: &str, groups: &s
 
 /// The same, with these lines about where the node listens.
 pub(crate) async fn start_at(listeners: &str, name: &str, lease_ttl: Duration, cluster: &str, groups: &str) -> Daemon {
+    start_flagged_at(listeners, name, lease_ttl, cluster, groups, &[]).await
+}
+
+/// The same, with these flags.
+pub(crate) async fn start_flagged_at(
+    listeners: &str,
+    name: &str,
+    lease_ttl: Duration,
+    cluster: &str,
+    groups: &str,
+    flags: &[&str],
+) -> Daemon {
     let config = format!(
         "[node]\nname = \"{name}\"\nadmin = \"127.0.0.1:0\"\n{listeners}\n\
          [cluster]\nlease_ttl = \"{}s\"\n{cluster}\n{groups}",
         lease_ttl.as_secs(),
     );
-    Daemon::start(&config).await
+    Daemon::start_flagged(&config, flags).await
 }
 
 async fn join(name: &str, cluster: &str, origin: &Origin) -> Daemon {
