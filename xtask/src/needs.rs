@@ -72,6 +72,14 @@ const POSTGRES: Need = Need {
     used_by: "the tests with a real PostgreSQL",
 };
 
+const RCLONE: Need = Need {
+    name: "rclone",
+    probe: "rclone version",
+    debian: &["rclone"],
+    older: None,
+    used_by: "the tests with a real server of WebDAV",
+};
+
 /// No package brings it: root has it, mostly, but not in every container.
 const MOUNT: Need = Need {
     name: "mount",
@@ -90,7 +98,7 @@ const LOOP: Need = Need {
 };
 
 /// What tests need.
-const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS, MOUNT, LOOP];
+const NEEDS: &[Need] = &[GO, ETCD, CONSUL, POSTGRES, REDIS, RCLONE, MOUNT, LOOP];
 
 const COMPARED_GO: Need = Need { used_by: "the comparison with golang/groupcache", ..GO };
 
@@ -268,7 +276,7 @@ mod tests {
         let sentence = verdict(&Without::parse("og"), false).unwrap_err().to_string();
         assert!(
             sentence.contains("`og`")
-                && sentence.contains("it can name go, etcd, consul, postgres, redis, mount, loop"),
+                && sentence.contains("it can name go, etcd, consul, postgres, redis, rclone, mount, loop"),
             "{sentence}"
         );
     }

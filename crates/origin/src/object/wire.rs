@@ -89,7 +89,8 @@ impl HttpService for Wire {
             return Ok(HttpResponse::from_parts(head, body.into()));
         }
         let is_refusal = match status {
-            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG => true,
+            // The last is how WebDAV says that no file can have the name, as a folder has it or it is too long (RFC 4918, 9.7.2).
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::METHOD_NOT_ALLOWED => true,
             status => status.is_client_error() && says(&NO_OBJECT),
         };
         Err(HttpError::new(HttpErrorKind::Unknown, Answered { status, is_refusal }))
