@@ -21,6 +21,7 @@ mod commands;
 mod crowd;
 mod data_dir;
 mod dead_letters;
+mod failing_disk;
 mod faults;
 mod fuzz;
 #[path = "../../../peer/tests/groupcache/go.rs"]
