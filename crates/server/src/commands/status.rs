@@ -22,7 +22,11 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let view = &cluster["view"];
     let settled = if view["settled"] == true { "settled" } else { "changing" };
     let head = format!("asked {}, view {} ({settled})", text(&cluster["self"]), text(&view["digest"]));
-    let mut shown = format!("{head}\n\n{}\n\n{}\n", members(&cluster), counters(&groups));
+    let failure = match &cluster["journal_failure"] {
+        Value::String(failure) => format!("the journal has failed: {failure}\n"),
+        _ => String::new(),
+    };
+    let mut shown = format!("{head}\n{failure}\n{}\n\n{}\n", members(&cluster), counters(&groups));
     if let Some(held) = held(&locks) {
         shown += &format!("\n{held}\n");
     }

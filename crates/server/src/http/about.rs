@@ -79,6 +79,7 @@ pub(super) async fn cluster(node: &Node) -> Value {
         "self": **node.name(),
         "view": { "digest": format!("{:016x}", view.digest()), "settled": view.is_serving() && node.is_settled() },
         "members": members.collect::<Vec<_>>(),
+        "journal_failure": node.records_failure().map(|failure| failure.message().to_owned()),
     })
 }
 

@@ -144,6 +144,9 @@ impl Inner {
             let detail = "The node is not a serving member of the cluster: check that the members name it.";
             return Err(Problem::new(ErrorKind::NoAuthority, detail));
         }
+        if let Some(failure) = self.node.records_failure() {
+            return Err(failure.into());
+        }
         if !self.node.is_settled() {
             let detail =
                 "The node claims slots from the nodes that had them: this takes milliseconds, if those answer.";

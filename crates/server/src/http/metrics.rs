@@ -330,6 +330,13 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "larder_write_behind_failed",
+        kind: MetricType::Gauge,
+        labels: &[],
+        about: "1 once the journal's disk has failed: the node takes no writes that go behind until it is started again",
+        read: |sources, samples| samples.gauge(&[], sources.node.records_failure().is_some().into()),
+    },
+    Family {
         name: "larder_build_info",
         kind: MetricType::Gauge,
         labels: &["version", "commit"],

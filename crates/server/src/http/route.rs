@@ -38,7 +38,8 @@ const GROUPS: Row =
 const CLUSTER: Row = Row {
     path: "/v1/cluster",
     methods: READ,
-    about: "The members as this node sees them; `http` is empty for one that has not said yet where its API is.",
+    about: "The members as this node sees them; `http` is empty for one that has not said yet where its API is. \
+            `journal_failure` says what is wrong with the journal's disk, if it has failed.",
 };
 const OWNER: Row = Row {
     path: "/v1/cluster/owner/{group}/{key}",
@@ -69,7 +70,7 @@ const HEALTH: Row = Row { path: "/healthz", methods: READ, about: "200 while the
 const READY: Row = Row {
     path: "/readyz",
     methods: READ,
-    about: "200 once the node is a serving member of its view, else 503; 503 also while it drains.",
+    about: "200 once the node is a serving member of its view, else 503; 503 also while it drains, and once the disk of its journal has failed.",
 };
 const METRICS: Row = Row { path: "/metrics", methods: READ, about: "The metrics below, in OpenMetrics' text format." };
 

@@ -22,6 +22,7 @@ mod commands;
 mod crowd;
 mod data_dir;
 mod dead_letters;
+mod failing_disk;
 mod faults;
 mod full_disk;
 mod fuzz;

@@ -66,11 +66,17 @@ impl Daemon {
         Self::start_flagged_unready(config, &[]).await
     }
 
+    /// A daemon with this configuration and these variables in its environment, once it is ready.
+    pub(crate) async fn start_with_env(config: &str, envs: &[(&str, &str)]) -> Self {
+        let (folder, path) = folder_of(config);
+        let daemon =
+            Self::start_as(folder, larder().args(["serve", "--config", &path]).envs(envs.iter().copied())).await;
+        daemon.comes_ready().await;
+        daemon
+    }
+
     async fn start_flagged_unready(config: &str, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(CONFIG);
-        fs::write(&path, config).unwrap();
-        let path = path.to_str().unwrap().to_owned();
+        let (folder, path) = folder_of(config);
         Self::start_in(folder, &[&["--config", &path], flags].concat()).await
     }
 
@@ -101,15 +107,13 @@ impl Daemon {
     }
 
     async fn start_in(folder: TempDir, args: &[&str]) -> Self {
+        Self::start_as(folder, larder().arg("serve").args(args)).await
+    }
+
+    async fn start_as(folder: TempDir, command: &mut Command) -> Self {
         let stderr = fs::File::create(stderr_in(&folder)).unwrap();
-        let mut child = larder()
-            .arg("serve")
-            .args(args)
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(stderr))
-            .spawn()
-            .unwrap();
+        let mut child =
+            command.current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::from(stderr)).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on whatever fails ends the process.
@@ -214,6 +218,15 @@ impl Drop for Daemon {
             eprintln!("── the daemon at {} said ──\n{}", self.clients, self.stderr());
         }
     }
+}
+
+/// A folder with this configuration in it, and where that is.
+fn folder_of(config: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(CONFIG);
+    fs::write(&path, config).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
 }
 
 fn stderr_in(folder: &TempDir) -> impl AsRef<Path> + use<> {

@@ -148,6 +148,30 @@ fn a_failed_key_is_tried_again_later_and_later_while_others_go_on() {
     assert!(waits.iter().all(|wait| *wait <= RETRY_MAX) && waits.iter().any(|wait| *wait > RETRY_MAX / 4), "{waits:?}");
 }
 
+/// What fails at the same time at several nodes is not tried again at the same time.
+#[test]
+fn retries_are_spread_over_all_of_their_bounds() {
+    let wait = |seed: u64, failures: usize| {
+        let mut bench = Bench { flusher: Flusher::new(DELAY, 1, seed), now: Instant::now() };
+        bench.record("a", 1);
+        let mut last = bench.now;
+        for _ in 0..failures {
+            let batch = bench.next();
+            last = bench.now;
+            bench.answer(&batch, |_| Outcome::Unknown);
+        }
+        bench.flusher.wake_at().unwrap() - last
+    };
+    for (failures, bound) in [(1, RETRY_MIN), (3, RETRY_MIN * 4), (20, RETRY_MAX)] {
+        let waits: Vec<Duration> = (0..100).map(|seed| wait(seed, failures)).collect();
+        assert!(waits.iter().all(|wait| *wait <= bound), "{waits:?}");
+        for part in [0, 1, 2, 3] {
+            let is_in_part = |wait: &&Duration| **wait >= bound * part / 4 && **wait <= bound * (part + 1) / 4;
+            assert!(waits.iter().filter(is_in_part).count() > 5, "{failures} failures: {waits:?}");
+        }
+    }
+}
+
 #[test]
 fn a_retry_takes_what_came_meanwhile() {
     let mut bench = Bench::new(1);
