@@ -28,6 +28,9 @@ use crate::{
 /// Beside a slot's phase: who had it before is asked for what this node doesn't have.
 const WARMS: u8 = 8;
 
+/// How often it is looked at again whether reads of a slot begin that should have: as often as its claim is.
+const LATE_STEP: Duration = Duration::from_millis(10);
+
 /// Which slots this node acts for.
 ///
 /// A hit asks with one load of a byte. The bytes follow [`Claims`], which knows the reasons, and are written under its lock
@@ -157,9 +160,11 @@ impl Tenure {
             let left = self.claims.lock().late_at(slot).since(clock.now());
             if left.is_zero() {
                 self.become_late(|_| false, clock.now());
-            } else if self.phase(slot) == Phase::Waits {
-                // Told or not, it is looked at again.
-                drop(timeout(left, changed.changed()).await);
+            }
+            if self.phase(slot) == Phase::Waits {
+                // Told or not, it is looked at again. However late it is, reads don't begin before the stores are rid of what they held of
+                // the slot, and who sees to that needs its turn.
+                drop(timeout(left.max(LATE_STEP), changed.changed()).await);
             }
         }
     }
@@ -476,5 +481,46 @@ impl Tenure {
     /// Slots whose entries nobody will ask for any more.
     pub(crate) fn forget(&self, now: Moment) -> SlotSet {
         self.claims.lock().forget(now)
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use tokio::time::sleep;
+
+    use super::{super::table::CLAIM_WAIT, *};
+    use crate::{testing::clock::TokioClock, version::Reading};
+
+    /// If it kept the processor nobody could make the stores rid of it.
+    #[test]
+    fn who_waits_for_a_slot_that_is_late_lets_others_have_their_turn() {
+        let (done, is_done) = mpsc::channel();
+        // One that never lets go of its thread can't be given up there.
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let story = async {
+                let (clock, term) = (TokioClock::new(), |number| Version::new(Reading::from_bits(number), 1));
+                let (tenure, slot) = (Tenure::new(&"a".into()), Slot::all().next().into_iter().collect::<SlotSet>());
+                tenure.gain(&slot, |_| None, term(1), clock.now(), false);
+                let recalled = tenure.recall(&slot, &"b".into(), term(2), clock.now());
+                sleep(CLAIM_WAIT * 2).await;
+                let first = slot.iter().next().map(|slot| tenure.known(slot, &clock));
+                let known = async {
+                    if let Some(known) = first {
+                        known.await;
+                    }
+                };
+                let cleans = async {
+                    sleep(CLAIM_WAIT).await;
+                    tenure.clean(&slot);
+                };
+                tokio::join!(known, cleans);
+                recalled.len()
+            };
+            done.send(runtime.ok().map(|runtime| runtime.block_on(story)))
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(Some(1)));
     }
 }

@@ -106,6 +106,7 @@ pub(crate) struct Sink {
     /// The newest version of each key, where nothing older is taken.
     newest: Option<Mutex<HashMap<String, String>>>,
     turned_down: AtomicUsize,
+    chance: Mutex<fastrand::Rng>,
     /// What the next change has to wait for.
     turnstile: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
@@ -142,10 +143,9 @@ impl Sink {
     async fn serve(newest: Option<Mutex<HashMap<String, String>>>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (made, mood, rows) = Default::default();
-        let (turned_down, turnstile, traffic) = Default::default();
-        let mood = watch::Sender::new(mood);
-        let sink = Arc::new(Self { address, made, mood, rows, traffic, newest, turned_down, turnstile });
+        let (made, rows, traffic, turned_down, turnstile) = Default::default();
+        let (mood, chance) = (watch::Sender::new(Mood::default()), Mutex::new(fastrand::Rng::with_seed(1)));
+        let sink = Arc::new(Self { address, made, mood, rows, traffic, newest, turned_down, chance, turnstile });
         let serving = sink.clone();
         tokio::spawn(async move {
             loop {
@@ -249,7 +249,8 @@ impl Sink {
                     // The sender lives as long as the test.
                     mood.changed().await.unwrap();
                     // Those that hung come in any order.
-                    sleep(Duration::from_millis(fastrand::u64(..UNHANG_MS_MAX))).await;
+                    let pause = self.chance.lock().u64(..UNHANG_MS_MAX);
+                    sleep(Duration::from_millis(pause)).await;
                 }
             }
         }
