@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         ["deps"] => Steps::new().step("dependencies", check_dependencies).sum_up(),
         ["bench", "group"] => Steps::new().step("bench", || bench("larder", "group")).sum_up(),
         ["bench", "writes"] => Steps::new().step("bench", || bench("larder", "writes")).sum_up(),
-        ["bench", "behind"] => Steps::new().step("bench", || bench("larder", "behind")).sum_up(),
+        ["bench", "behind"] => {
+            Steps::new().step("bench", || needs::POSTGRES.require().and_then(|()| bench("larder", "behind"))).sum_up()
+        }
         ["bench", "locks"] => Steps::new().step("bench", bench_locks).sum_up(),
         ["bench", "gossip"] => Steps::new().step("bench", || bench("larder-cluster", "gossip")).sum_up(),
         ["bench", "view"] => Steps::new().step("bench", || bench("larder-core", "view")).sum_up(),

@@ -64,7 +64,7 @@ const REDIS: Need = Need {
     used_by: "the tests with real Redis servers",
 };
 
-const POSTGRES: Need = Need {
+pub(crate) const POSTGRES: Need = Need {
     name: "postgres",
     probe: "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb",
     debian: &["postgresql"],

@@ -4,8 +4,11 @@
 //! `cargo xtask bench behind`, or `cargo bench --package larder --bench behind -- PART…` for some of `put`, `callers` and `flush`. What is
 //! compared takes turns, and a ratio is the median of those within each round. `TMPDIR` says which disk it is.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a benchmark")]
 
+#[path = "../../origin/tests/postgres/server.rs"]
+#[expect(dead_code, reason = "tests have it do more")]
+mod server;
 mod support;
 
 use std::{
@@ -25,7 +28,7 @@ use larder::{
     },
     loader_fn,
     origin::{
-        SqliteConfig, SqliteOrigin,
+        PostgresConfig, PostgresOrigin, SqliteConfig, SqliteOrigin,
         behind::Behind,
         journal::{Journal, JournalConfig, JournalStats, path_in},
         storage::DiskStorage,
@@ -181,16 +184,21 @@ async fn put_for(group: &Group) -> (u64, Duration) {
 // Flushing
 
 fn flush(runtime: &Runtime) {
-    println!("\n{FLUSHED} changes of {VALUE_LEN} B that are flushed to SQLite, beside a loop of batches of the same");
+    println!("\n{FLUSHED} changes of {VALUE_LEN} B that are flushed, beside a loop of batches of the same");
+    flush_to::<Sqlite>(runtime);
+    flush_to::<Postgres>(runtime);
+}
+
+fn flush_to<O: Origin>(runtime: &Runtime) {
     for nodes in [1, 2] {
         let mut rounds = Rounds::new();
         for _ in 0..FLUSH_ROUNDS {
-            let plain = runtime.block_on(plain_loop());
-            let flushed = runtime.block_on(flushed(nodes));
-            rounds.add([plain, flushed]);
+            let (plain, behind) = (O::start(), O::start());
+            rounds.add([runtime.block_on(plain_loop(&plain)), runtime.block_on(flushed(&behind, nodes))]);
         }
         println!(
-            "{nodes} nodes   a second: loop {:.0}, flushed {:.0}   flushed / loop {}",
+            "{:<10} {nodes} nodes   a second: loop {:.0}, flushed {:.0}   flushed / loop {}",
+            O::NAME,
             rounds.median(0),
             rounds.median(1),
             rounds.ratio(1, 0)
@@ -199,9 +207,8 @@ fn flush(runtime: &Runtime) {
 }
 
 /// Changes a second.
-async fn plain_loop() -> f64 {
-    let table = Table::new();
-    let store = table.open();
+async fn plain_loop(origin: &impl Origin) -> f64 {
+    let store = origin.store();
     let deadline = tokio::time::Instant::now() + FLUSH_TIME_MAX;
     let update = |number: usize| Update {
         key: Key::new(key(number as u64)).unwrap(),
@@ -210,10 +217,11 @@ async fn plain_loop() -> f64 {
         idempotency_key: None,
         deadline,
     };
-    let batches: Vec<Vec<Update>> = (0..FLUSHED)
-        .step_by(store.update_batch_len_max())
-        .map(|from| (from..FLUSHED.min(from + store.update_batch_len_max())).map(update).collect())
-        .collect();
+    // As most programs do that write behind, neither in the order of keys.
+    let mut numbers: Vec<usize> = (0..FLUSHED).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut numbers);
+    let batches = numbers.chunks(store.update_batch_len_max());
+    let batches: Vec<Vec<Update>> = batches.map(|numbers| numbers.iter().copied().map(update).collect()).collect();
     let started = Instant::now();
     for batch in batches {
         assert!(store.update_many(batch).await.iter().all(Result::is_ok));
@@ -222,10 +230,11 @@ async fn plain_loop() -> f64 {
 }
 
 /// Changes a second.
-async fn flushed(nodes: usize) -> f64 {
-    let table = Table::new();
-    let bench = Bench::start(nodes, NOT_YET, || table.open()).await;
-    let keys: Arc<[String]> = bench.cluster.keys_of(0).take(FLUSHED).collect();
+async fn flushed(origin: &impl Origin, nodes: usize) -> f64 {
+    let bench = Bench::start(nodes, NOT_YET, || origin.store()).await;
+    let mut keys: Vec<String> = bench.cluster.keys_of(0).take(FLUSHED).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut keys);
+    let keys: Arc<[String]> = keys.into();
     let mut callers = JoinSet::new();
     for part in 0..CALLERS {
         let (group, keys) = (bench.groups[0].clone(), keys.clone());
@@ -240,16 +249,32 @@ async fn flushed(nodes: usize) -> f64 {
     assert!(pending >= FLUSHED as u64, "{pending}");
     let started = Instant::now();
     assert_eq!(bench.journals[0].flush_all(FLUSH_TIME_MAX).await, 0);
-    pending as f64 / started.elapsed().as_secs_f64()
+    let took = started.elapsed();
+    pending as f64 / took.as_secs_f64()
 }
 
-/// A table of SQLite's in a file that is synced as usual.
-struct Table {
+/// What is flushed to: a table that is empty at first, and takes no older version.
+trait Origin {
+    const NAME: &str;
+    type Store: Store;
+    fn start() -> Self;
+    fn store(&self) -> Self::Store;
+}
+
+const SELECT: &str = "SELECT body FROM users WHERE id = $1";
+const UPSERT: &str = "INSERT INTO users VALUES ($1, $2, $3)";
+const DELETE: &str = "DELETE FROM users WHERE id = $1 AND version <= $3";
+
+/// In a file that is synced as usual.
+struct Sqlite {
     folder: TempDir,
 }
 
-impl Table {
-    fn new() -> Self {
+impl Origin for Sqlite {
+    const NAME: &str = "SQLite";
+    type Store = SqliteOrigin;
+
+    fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = rusqlite::Connection::open(folder.path().join("users.db")).unwrap();
         let sql = "PRAGMA journal_mode = WAL; CREATE TABLE users (id TEXT PRIMARY KEY, body TEXT, version TEXT) WITHOUT ROWID";
@@ -257,16 +282,35 @@ impl Table {
         Self { folder }
     }
 
-    fn open(&self) -> SqliteOrigin {
+    fn store(&self) -> SqliteOrigin {
         let newer = "ON CONFLICT DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= version";
+        let many = "INSERT INTO users SELECT value, $2 ->> key, $3 ->> key FROM json_each($1) WHERE true";
         let path = self.folder.path().join("users.db").display().to_string();
-        let config = SqliteConfig::new(path, "SELECT body FROM users WHERE id = $1")
-            .upsert(format!("INSERT INTO users VALUES ($1, $2, $3) {newer}"))
-            .delete("DELETE FROM users WHERE id = $1 AND version <= $3")
-            .upsert_many(format!(
-                "INSERT INTO users SELECT value, $2 ->> key, $3 ->> key FROM json_each($1) WHERE true {newer}"
-            ));
-        SqliteOrigin::open(config).unwrap()
+        let config = SqliteConfig::new(path, SELECT).upsert(format!("{UPSERT} {newer}")).delete(DELETE);
+        SqliteOrigin::open(config.upsert_many(format!("{many} {newer}"))).unwrap()
+    }
+}
+
+/// Beside this process, with its data in memory.
+struct Postgres {
+    server: server::Server,
+}
+
+impl Origin for Postgres {
+    const NAME: &str = "PostgreSQL";
+    type Store = PostgresOrigin;
+
+    fn start() -> Self {
+        let server = server::Server::start();
+        server.admin().run("CREATE TABLE users (id text PRIMARY KEY, body bytea, version text)");
+        Self { server }
+    }
+
+    fn store(&self) -> PostgresOrigin {
+        let newer = "ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= users.version";
+        let many = "INSERT INTO users SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[])";
+        let config = PostgresConfig::new(self.server.url(), SELECT).upsert(format!("{UPSERT} {newer}")).delete(DELETE);
+        PostgresOrigin::new(config.upsert_many(format!("{many} {newer}"))).unwrap()
     }
 }
 

@@ -8,8 +8,7 @@
 //! that, so that *while nothing succeeds* only one batch is taken apart at a time and all the others wait and come back whole.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -98,8 +97,6 @@ pub struct Flusher {
     keys: HashMap<Key, Pending>,
     /// Keys that may go with any others, by when they are due.
     gathering: BTreeMap<Ticket, Key>,
-    /// Those that are due.
-    due: Due,
     /// Keys that go with each other and no others, by when they are due.
     parts: BTreeMap<Ticket, Part>,
     under_way: HashMap<u64, Taken>,
@@ -115,40 +112,6 @@ pub struct Flusher {
 
 /// When something is due; the number keeps those of one moment in order.
 type Ticket = (Instant, u64);
-
-/// Keys that are due, in the order in which their records lie. A batch of neighbours costs the journal that reads them and takes down what
-/// became of them a few pages; one of keys from everywhere, a page for each key. It goes round, so that each has its turn.
-#[derive(Debug, Default)]
-struct Due {
-    keys: BTreeMap<(Slot, Key), Ticket>,
-    tickets: BTreeSet<Ticket>,
-    /// The last that was taken.
-    last: Option<(Slot, Key)>,
-}
-
-impl Due {
-    fn insert(&mut self, slot: Slot, key: Key, ticket: Ticket) {
-        self.keys.insert((slot, key), ticket);
-        self.tickets.insert(ticket);
-    }
-
-    fn remove(&mut self, slot: Slot, key: &Key) {
-        if let Some(ticket) = self.keys.remove(&(slot, key.clone())) {
-            self.tickets.remove(&ticket);
-        }
-    }
-
-    fn pop(&mut self) -> Option<(Ticket, Key)> {
-        let last = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.keys.range((last, Bound::Unbounded)).next().or_else(|| self.keys.first_key_value());
-        let (place, ticket) = next.map(|(place, ticket)| (place.clone(), *ticket))?;
-        self.keys.remove(&place);
-        self.tickets.remove(&ticket);
-        let key = place.1.clone();
-        self.last = Some(place);
-        Some((ticket, key))
-    }
-}
 
 /// A key with changes that are not settled.
 #[derive(Debug)]
@@ -206,7 +169,6 @@ impl Flusher {
             began: None,
             keys: HashMap::new(),
             gathering: BTreeMap::new(),
-            due: Due::default(),
             parts: BTreeMap::new(),
             under_way: HashMap::new(),
             tickets: 0,
@@ -250,12 +212,11 @@ impl Flusher {
             self.has_ended = true;
             return None;
         }
-        self.ripen(now);
         let id = self.next_number();
         let is_due = |(at, _): &Ticket| *at <= now;
         loop {
             let part = self.parts.keys().next().copied().filter(is_due);
-            let gathered = self.due.tickets.first().copied();
+            let gathered = self.gathering.keys().next().copied().filter(is_due);
             let (items, kin) = match (part, gathered) {
                 (Some(part), gathered) if gathered.is_none_or(|gathered| part < gathered) => {
                     let Some(Part { keys, origin }) = self.parts.remove(&part) else { continue };
@@ -268,7 +229,7 @@ impl Flusher {
                     }
                     (items, origin)
                 }
-                (_, Some(_)) => (self.take_gathered(), Kin { family: id, since: self.successes }),
+                (_, Some(_)) => (self.take_gathered(now), Kin { family: id, since: self.successes }),
                 _ => return None,
             };
             self.under_way.insert(id, Taken { items: items.clone(), kin });
@@ -276,24 +237,15 @@ impl Flusher {
         }
     }
 
-    fn take_gathered(&mut self) -> Vec<(Key, Version)> {
+    fn take_gathered(&mut self, now: Instant) -> Vec<(Key, Version)> {
         let mut items = Vec::new();
         while items.len() < self.batch_len_max
-            && let Some((ticket, key)) = self.due.pop()
+            && let Some(first) = self.gathering.first_entry().filter(|first| first.key().0 <= now)
         {
+            let (ticket, key) = first.remove_entry();
             items.extend(self.begin(key, &Phase::Gathering(ticket)));
         }
         items
-    }
-
-    /// Finds what has become due.
-    fn ripen(&mut self, now: Instant) {
-        while let Some(first) = self.gathering.first_entry().filter(|first| first.key().0 <= now) {
-            let (ticket, key) = first.remove_entry();
-            if let Some(pending) = self.keys.get(&key) {
-                self.due.insert(pending.slot, key, ticket);
-            }
-        }
     }
 
     /// Begins a key's flush, if it still waits where it was found.
@@ -467,7 +419,7 @@ impl Flusher {
     pub fn wake_at(&self) -> Option<Instant> {
         let part = self.parts.keys().next();
         let gathered = self.gathering.keys().next();
-        let (at, _) = part.into_iter().chain(gathered).chain(self.due.tickets.first()).min()?;
+        let (at, _) = part.into_iter().chain(gathered).min()?;
         (!self.has_ended).then_some(*at)
     }
 
@@ -498,15 +450,14 @@ impl Flusher {
     /// The same, of all slots that `is_released` says.
     pub fn release_all(&mut self, is_released: impl Fn(Slot) -> bool) -> usize {
         let mut under_way = 0;
-        let (gathering, due) = (&mut self.gathering, &mut self.due);
-        self.keys.retain(|key, pending| {
+        let gathering = &mut self.gathering;
+        self.keys.retain(|_, pending| {
             if !is_released(pending.slot) {
                 return true;
             }
             match pending.phase {
                 Phase::Gathering(ticket) => {
                     gathering.remove(&ticket);
-                    due.remove(pending.slot, key);
                     false
                 }
                 Phase::InPart(_) => false,
