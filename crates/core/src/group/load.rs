@@ -1,9 +1,9 @@
 //! Loads: what a flight to the origin does, as the key's owner or in its place.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Boarded, Fetched, Group, Landing, LoadLock,
@@ -171,7 +171,8 @@ impl Group {
             let start = Start { until, ..self.start() };
             Brings::Loaded(start, self.ask_origin(&key).await)
         };
-        let brought = leader.unless_abandoned(work).await;
+        let work = leader.unless_abandoned(work);
+        let brought = if role == Role::Owner { work.await } else { self.closing_after_lease(&leader, work).await };
         let proven = |landing| self.proven_landing(slot, role, covers.as_ref(), landing);
         match brought {
             None => {}
@@ -199,6 +200,19 @@ impl Group {
                     let landing = self.landing(&key, slot, role, start, loaded, attached);
                     proven(landing)
                 });
+            }
+        }
+    }
+
+    /// Does a flight's work where this node is not the key's owner. What it brings may be as old as its beginning, and this node doesn't hear of
+    /// what is written meanwhile: nobody joins it who comes later than `hot_lease` (rule S1).
+    async fn closing_after_lease<T>(&self, leader: &Leader<Landing>, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        match timeout(self.config().hot_lease, &mut work).await {
+            Ok(done) => done,
+            Err(_) => {
+                leader.seal();
+                work.await
             }
         }
     }

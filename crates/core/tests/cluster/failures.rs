@@ -120,6 +120,28 @@ async fn a_stand_in_keeps_what_it_loads_for_hot_lease_and_for_stand_in_answers_o
     assert_eq!(text(&cluster.get(stand_in, "k").await.unwrap()), "k=1");
 }
 
+/// Rule S1: what a load brings may be as old as its beginning, and a stand-in hears of no write.
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_load_of_a_stand_in_that_began_longer_ago_than_hot_lease() {
+    let cluster = Cluster::new(3);
+    let (stand_in, third) = (cluster.stand_in("k"), cluster.third("k"));
+    cluster.kill(cluster.owner("k"));
+    cluster.origin.close_gate();
+    let first = cluster.spawn_get(third, "k");
+    cluster.origin.requested(1).await;
+    let joins = cluster.spawn_get(stand_in, "k");
+    quiet().await;
+    tokio::time::advance(Duration::from_millis(1001)).await;
+    quiet().await;
+    assert_eq!(cluster.origin.requests(), 1, "who came within the lease shares it");
+    let later = cluster.spawn_get(stand_in, "k");
+    tokio::time::timeout(TIMEOUT, cluster.origin.requested(2)).await.unwrap();
+    cluster.origin.let_through(2);
+    for get in [first, joins, later] {
+        assert_eq!(text(&get.await.unwrap().unwrap()), "k=0");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn with_owner_and_stand_in_away_the_node_that_is_asked_answers() {
     let cluster = Cluster::new(3);
