@@ -143,6 +143,7 @@ impl Store for Origin {
 struct Memory {
     records: Mutex<BTreeMap<RecordId, Record>>,
     settled: Mutex<Vec<Settlement>>,
+    settles: AtomicUsize,
     /// Settlements that fail.
     failing: AtomicUsize,
 }
@@ -156,6 +157,7 @@ impl Ledger for Memory {
 
     fn settle(&self, group: Arc<str>, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
+            self.settles.fetch_add(1, SeqCst);
             if self.failing.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
                 return Err(Error::new(ErrorKind::Overloaded, "not now"));
             }
@@ -247,6 +249,19 @@ async fn keys_go_in_batches_within_the_limit() {
     assert_eq!(bench.origin.sizes(), [100, 100, 100, 100, 50]);
     assert_eq!(bench.origin.under_way_max.load(SeqCst), 2);
     assert_eq!(bench.flush.stats().flushed, 450);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_of_requests_at_about_the_same_time_is_taken_down_together() {
+    let bench = Bench::new(1, 8);
+    for number in 0..400 {
+        bench.record(&format!("k{number}"), 1);
+    }
+    bench.flushed().await;
+    // Eight requests take a millisecond.
+    assert_eq!((bench.origin.sizes().len(), bench.memory.settled.lock().len()), (400, 400));
+    let settles = bench.memory.settles.load(SeqCst);
+    assert!(settles <= 400 / 8 / 3, "{settles} times");
 }
 
 #[tokio::test(start_paused = true)]

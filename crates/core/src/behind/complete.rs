@@ -46,6 +46,15 @@ struct Slots {
     breaks: u64,
 }
 
+impl Slots {
+    fn retain(&mut self, slot: Slot, stays: impl Fn(&At) -> bool) {
+        if self.at.get(&slot).is_none_or(|at| !stays(at)) {
+            self.at.remove(&slot);
+            self.breaks += 1;
+        }
+    }
+}
+
 struct At {
     name: Arc<str>,
     /// They are on their way until then. What is written meanwhile goes there too.
@@ -84,9 +93,12 @@ impl Complete {
         self.retain([slot], |_| false);
     }
 
-    /// Marks of these slots were taken down by these members. Told before the owner goes by them.
-    pub(super) fn marked(&self, slots: impl IntoIterator<Item = Slot>, took: impl Fn(&str) -> bool) {
-        self.retain(slots, |at| took(&at.name));
+    /// A mark of each of these slots was taken down by these members. Told before the owner goes by them.
+    pub(super) fn marked<'a>(&self, took: impl IntoIterator<Item = (Slot, &'a [Arc<str>])>) {
+        let mut complete = self.0.lock();
+        for (slot, names) in took {
+            complete.retain(slot, |at| names.contains(&at.name));
+        }
     }
 
     /// What others have of these slots is not all that there is any more.
@@ -101,13 +113,7 @@ impl Complete {
 
     fn retain(&self, slots: impl IntoIterator<Item = Slot>, stays: impl Fn(&At) -> bool) {
         let mut complete = self.0.lock();
-        let Slots { at, breaks } = &mut *complete;
-        for slot in slots {
-            if at.get(&slot).is_none_or(|at| !stays(at)) {
-                at.remove(&slot);
-                *breaks += 1;
-            }
-        }
+        slots.into_iter().for_each(|slot| complete.retain(slot, &stays));
     }
 
     fn breaks(&self) -> u64 {

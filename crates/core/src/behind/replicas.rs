@@ -13,6 +13,7 @@ use futures_util::{
     FutureExt, TryFutureExt,
     future::{join, join_all},
 };
+use smallvec::SmallVec;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
@@ -254,39 +255,31 @@ impl Node {
         if view.peers().next().is_none() {
             return Ok(());
         }
-        let mut of_holder: BTreeMap<Arc<str>, Vec<Mark>> = BTreeMap::new();
-        for mark in marks {
-            let slot = mark.place.slot;
-            let about_to = custody.complete.at(slot);
-            let holders: BTreeSet<Arc<str>> = custody.holders(slot).into_iter().chain(about_to).collect();
-            let holders = holders.into_iter().filter(|name| view.peer(name).is_some());
-            let (away, mut there): (Vec<_>, Vec<_>) = holders.partition(|name| custody.is_shunned(name));
-            if there.is_empty() {
-                there = if away.is_empty() {
-                    self.candidates(custody, &view, slot).into_iter().take(1).collect()
-                } else {
-                    away
-                };
-            }
-            for name in there {
-                of_holder.entry(name).or_default().push(mark.clone());
+        let mut of_holder: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        for (number, mark) in marks.iter().enumerate() {
+            for name in self.mark_holders(custody, &view, mark.place.slot) {
+                of_holder.entry(name).or_default().push(number);
             }
         }
-        let told = of_holder.iter().map(|(name, marks)| {
-            let (node, name, group, marks) = (self.clone(), name.clone(), group.clone(), marks.clone());
+        let told = of_holder.into_iter().map(|(name, numbers)| {
+            let theirs: Vec<Mark> = numbers.iter().map(|number| marks[*number].clone()).collect();
+            let (node, group) = (self.clone(), group.clone());
             async move {
-                let is_kept = node.marks_at(&name, &group, &marks).await.is_ok();
-                (name, is_kept)
+                let is_kept = node.marks_at(&name, &group, &theirs).await.is_ok();
+                (name, numbers, is_kept)
             }
         });
-        let told: HashMap<Arc<str>, bool> = join_all(told).await.into_iter().collect();
-        told.iter().filter(|(_, is_kept)| !**is_kept).for_each(|(name, _)| custody.shun(name));
-        custody.complete.marked(marks.iter().map(|mark| mark.place.slot), |name| told.get(name) == Some(&true));
-        let is_safe = |mark: &&Mark| {
-            let has = |(name, marks): (&Arc<str>, &Vec<Mark>)| told.get(name) == Some(&true) && marks.contains(mark);
-            of_holder.iter().any(has)
-        };
-        let unsafe_marks: Vec<Mark> = marks.iter().filter(|mark| !is_safe(mark)).cloned().collect();
+        let mut kept_by: Vec<SmallVec<[Arc<str>; 2]>> = vec![SmallVec::new(); marks.len()];
+        for (name, numbers, is_kept) in join_all(told).await {
+            if !is_kept {
+                custody.shun(&name);
+                continue;
+            }
+            numbers.into_iter().for_each(|number| kept_by[number].push(name.clone()));
+        }
+        custody.complete.marked(marks.iter().zip(&kept_by).map(|(mark, kept_by)| (mark.place.slot, &kept_by[..])));
+        let is_unsafe = |(mark, kept_by): (&Mark, SmallVec<_>)| kept_by.is_empty().then(|| mark.clone());
+        let unsafe_marks: Vec<Mark> = marks.iter().zip(kept_by).filter_map(is_unsafe).collect();
         let Some(first) = unsafe_marks.first() else { return Ok(()) };
         for name in self.candidates(custody, &view, first.place.slot).into_iter().take(COPY_TRIES_MAX) {
             match self.marks_at(&name, group, &unsafe_marks).await {
@@ -295,6 +288,19 @@ impl Node {
             }
         }
         Err(nobody_keeps())
+    }
+
+    /// Who is to take the marks of a slot: all that have copies of its records, and answer.
+    fn mark_holders(&self, custody: &Custody, view: &View, slot: Slot) -> Vec<Arc<str>> {
+        let about_to = custody.complete.at(slot);
+        let holders: BTreeSet<Arc<str>> = custody.holders(slot).into_iter().chain(about_to).collect();
+        let holders = holders.into_iter().filter(|name| view.peer(name).is_some());
+        let (away, there): (Vec<_>, Vec<_>) = holders.partition(|name| custody.is_shunned(name));
+        match (there.is_empty(), away.is_empty()) {
+            (false, _) => there,
+            (true, false) => away,
+            (true, true) => self.candidates(custody, view, slot).into_iter().take(1).collect(),
+        }
     }
 
     async fn marks_at(&self, name: &Arc<str>, group: &Arc<str>, marks: &[Mark]) -> Result<(), PeerError> {

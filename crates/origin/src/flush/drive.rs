@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -30,6 +30,10 @@ use crate::journal::{Journal, JournalError, Mark, Place, Record, RecordId};
 
 /// Batches that are read, written or taken down at once, whatever the limit: they are in memory.
 pub const BATCHES_UNDER_WAY_MAX: usize = 256;
+
+/// How long it is gathered what became of batches before it is taken down, so that many share a commit on two disks. The keys' next changes are
+/// gathered for longer.
+const SETTLE_DELAY: Duration = Duration::from_millis(5);
 
 /// Where records come from, and where it is taken down what became of them.
 ///
@@ -172,6 +176,9 @@ struct Inner {
     store: Arc<dyn Store>,
     ledger: Arc<dyn Ledger>,
     limit: Arc<dyn FlushLimit>,
+    /// What became of batches and is not taken down. Who has the turn takes down all of it.
+    to_settle: Mutex<Vec<Settlement>>,
+    settling: tokio::sync::Mutex<()>,
     counted: Counted,
 }
 
@@ -204,6 +211,8 @@ impl Flush {
             store,
             ledger,
             limit,
+            to_settle: Mutex::default(),
+            settling: tokio::sync::Mutex::default(),
             counted: Counted::default(),
         }))
     }
@@ -321,10 +330,7 @@ impl Inner {
         self.count(&batch.items, &outcomes);
         let settlements = self.machine.lock().answered(Instant::now(), batch.id, outcomes);
         if !settlements.is_empty() {
-            let keys: Vec<Key> = settlements.iter().map(|settlement| settlement.key.clone()).collect();
-            if self.settle(settlements, stopping).await {
-                self.machine.lock().settled(Instant::now(), &keys);
-            }
+            self.settle_with_others(settlements, stopping).await;
         }
         self.ends.send_modify(|ends| *ends += 1);
         self.woken.notify_one();
@@ -386,6 +392,21 @@ impl Inner {
         }
     }
 
+    /// Has settlements taken down, together with those that come at about the same time.
+    async fn settle_with_others(&self, settlements: Vec<Settlement>, stopping: watch::Receiver<bool>) {
+        self.to_settle.lock().extend(settlements);
+        let _turn = self.settling.lock().await;
+        if self.to_settle.lock().is_empty() {
+            return;
+        }
+        sleep(SETTLE_DELAY).await;
+        let settlements = std::mem::take(&mut *self.to_settle.lock());
+        let keys: Vec<Key> = settlements.iter().map(|settlement| settlement.key.clone()).collect();
+        if self.settle(settlements, stopping).await {
+            self.machine.lock().settled(Instant::now(), &keys);
+        }
+    }
+
     /// Takes settlements down, as often as it needs; false if it is stopped before.
     async fn settle(&self, settlements: Vec<Settlement>, mut stopping: watch::Receiver<bool>) -> bool {
         for Settlement { key, version, how } in &settlements {
@@ -403,7 +424,7 @@ impl Inner {
             bound = (bound * 2).min(RETRY_MAX);
             tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return false,
-                () = tokio::time::sleep(wait) => {}
+                () = sleep(wait) => {}
             }
         }
     }
