@@ -16,7 +16,7 @@ mod tidy;
 mod torture;
 mod workspace;
 
-use std::{env, error::Error, process::ExitCode};
+use std::{env, error::Error, process::ExitCode, thread};
 
 use command::{cargo, run};
 use steps::Steps;
@@ -152,7 +152,9 @@ fn check_docs() -> Outcome {
 }
 
 fn run_tests(targets: &[&str], without: &needs::Without) -> Outcome {
-    let runner: &[&str] = if command::succeeds("cargo nextest --version") { &["nextest", "run"] } else { &["test"] };
+    let places = (2 * thread::available_parallelism().map_or(1, usize::from)).to_string();
+    let nextest = ["nextest", "run", "--profile", "all", "--test-threads", &places];
+    let runner: &[&str] = if command::succeeds("cargo nextest --version") { &nextest } else { &["test"] };
     let common = ["--workspace", "--all-features", "--locked"];
     run(cargo(runner.iter().chain(&common).chain(targets)).env(needs::WITHOUT, without.to_string()))
 }

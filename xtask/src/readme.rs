@@ -17,7 +17,7 @@ use std::{
 use crate::{Outcome, RUNNING, workspace};
 
 /// How long one block may take. The first builds the daemon on a fresh machine, which takes minutes on two cores.
-const BLOCK_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+const BLOCK_TIME_MAX: Duration = Duration::from_secs(25 * 60);
 
 /// How long what was killed may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
