@@ -49,7 +49,8 @@ macro_rules! each_scenario {
             use super::*;
 
             $(
-                #[tokio::test]
+                // The nodes run on threads of their own: they must not stand still while a process is waited for.
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     if needs($program) {
                         $crate::registry::tests::$name(<$server>::start()).await;
