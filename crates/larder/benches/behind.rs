@@ -187,6 +187,7 @@ fn flush(runtime: &Runtime) {
     println!("\n{FLUSHED} changes of {VALUE_LEN} B that are flushed, beside a loop of batches of the same");
     flush_to::<Sqlite>(runtime);
     flush_to::<Postgres>(runtime);
+    flush_to::<PostgresInMemory>(runtime);
 }
 
 fn flush_to<O: Origin>(runtime: &Runtime) {
@@ -197,7 +198,7 @@ fn flush_to<O: Origin>(runtime: &Runtime) {
             rounds.add([runtime.block_on(plain_loop(&plain)), runtime.block_on(flushed(&behind, nodes))]);
         }
         println!(
-            "{:<10} {nodes} nodes   a second: loop {:.0}, flushed {:.0}   flushed / loop {}",
+            "{:<21} {nodes} nodes   a second: loop {:.0}, flushed {:.0}   flushed / loop {}",
             O::NAME,
             rounds.median(0),
             rounds.median(1),
@@ -291,27 +292,48 @@ impl Origin for Sqlite {
     }
 }
 
-/// Beside this process, with its data in memory.
-struct Postgres {
-    server: server::Server,
-}
+/// Beside this process, in files that are synced as usual.
+struct Postgres(server::Server);
 
 impl Origin for Postgres {
     const NAME: &str = "PostgreSQL";
     type Store = PostgresOrigin;
 
     fn start() -> Self {
-        let server = server::Server::start();
-        server.admin().run("CREATE TABLE users (id text PRIMARY KEY, body bytea, version text)");
-        Self { server }
+        Self(with_table(server::Server::start_synced()))
     }
 
     fn store(&self) -> PostgresOrigin {
-        let newer = "ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= users.version";
-        let many = "INSERT INTO users SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[])";
-        let config = PostgresConfig::new(self.server.url(), SELECT).upsert(format!("{UPSERT} {newer}")).delete(DELETE);
-        PostgresOrigin::new(config.upsert_many(format!("{many} {newer}"))).unwrap()
+        postgres(&self.0)
     }
+}
+
+/// Beside this process, with its data in memory and never synced.
+struct PostgresInMemory(server::Server);
+
+impl Origin for PostgresInMemory {
+    const NAME: &str = "PostgreSQL in memory";
+    type Store = PostgresOrigin;
+
+    fn start() -> Self {
+        Self(with_table(server::Server::start()))
+    }
+
+    fn store(&self) -> PostgresOrigin {
+        postgres(&self.0)
+    }
+}
+
+fn with_table(server: server::Server) -> server::Server {
+    server.admin().run("CREATE TABLE users (id text PRIMARY KEY, body bytea, version text)");
+    server
+}
+
+fn postgres(server: &server::Server) -> PostgresOrigin {
+    let newer = "ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE excluded.version >= users.version";
+    let many = "INSERT INTO users SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[])";
+    let config = PostgresConfig::new(server.url(), SELECT).upsert(format!("{UPSERT} {newer}")).delete(DELETE);
+    PostgresOrigin::new(config.upsert_many(format!("{many} {newer}"))).unwrap()
 }
 
 // Nodes with journals

@@ -10,8 +10,9 @@ use std::{
 };
 
 use futures_util::{
-    FutureExt, TryFutureExt,
+    FutureExt, StreamExt, TryFutureExt, TryStreamExt,
     future::{join, join_all},
+    stream,
 };
 use smallvec::SmallVec;
 use tokio::{task::spawn_blocking, time::Instant};
@@ -38,6 +39,9 @@ const PIECE_WAIT: Duration = Duration::from_secs(1);
 
 /// How many members are asked to keep a copy.
 const COPY_TRIES_MAX: usize = 3;
+
+/// Messages with marks that are on their way to one member at once.
+const MARKS_AT_ONCE: usize = 8;
 
 /// How long flushes that are under way may take to end beyond the time that the origin has: what came of them has to be taken down.
 const RELEASE_GRACE: Duration = Duration::from_secs(1);
@@ -304,11 +308,13 @@ impl Node {
     }
 
     async fn marks_at(&self, name: &Arc<str>, group: &Arc<str>, marks: &[Mark]) -> Result<(), PeerError> {
-        for marks in marks.chunks(RECORDS_MAX) {
-            let deadline = Instant::now() + COPY_WAIT;
-            self.keep_at(name, group, Vec::new(), marks.to_vec(), deadline).await?;
-        }
-        Ok(())
+        let messages: Vec<Vec<Mark>> = marks.chunks(RECORDS_MAX).map(<[Mark]>::to_vec).collect();
+        let told = messages.into_iter().map(|marks| {
+            let (node, name, group) = (self.clone(), name.clone(), group.clone());
+            async move { node.keep_at(&name, &group, Vec::new(), marks, Instant::now() + COPY_WAIT).await }
+        });
+        // Several at once, so that they share commits there.
+        stream::iter(told).buffer_unordered(MARKS_AT_ONCE).try_collect().await
     }
 
     /// Sees to it that everything that this node is to flush, and every mark, has a second copy under a view.

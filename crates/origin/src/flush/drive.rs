@@ -19,21 +19,23 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
     Settled, Settlement,
-    state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN},
+    state::{Batch, Flusher, Outcome, RETRY_MAX, RETRY_MIN, delay_part},
 };
 use crate::journal::{Journal, JournalError, Mark, Place, Record, RecordId};
 
 /// Batches that are read, written or taken down at once, whatever the limit: they are in memory.
 pub const BATCHES_UNDER_WAY_MAX: usize = 256;
 
-/// How long it is gathered what became of batches before it is taken down, so that many share a commit on two disks. The keys' next changes are
-/// gathered for longer.
-const SETTLE_DELAY: Duration = Duration::from_millis(5);
+/// How long it is gathered at least, for those that end at the same time.
+const SETTLE_DELAY_MIN: Duration = Duration::from_millis(5);
+
+/// Outcomes that are enough to be taken down: more at once make each hardly cheaper, and the origin has answered others before the disks have these.
+const SETTLED_ENOUGH: usize = 2_000;
 
 /// Where records come from, and where it is taken down what became of them.
 ///
@@ -167,6 +169,9 @@ pub struct Flush(Arc<Inner>);
 struct Inner {
     group: Arc<str>,
     timeout: Duration,
+    /// How long it is gathered what became of batches before it is taken down, while others are at the origin: of thousands at once each costs the disks
+    /// half of what one of hundreds does.
+    settle_delay: Duration,
     machine: Mutex<Flusher>,
     random: Mutex<fastrand::Rng>,
     /// Something came that may be due earlier.
@@ -176,6 +181,8 @@ struct Inner {
     store: Arc<dyn Store>,
     ledger: Arc<dyn Ledger>,
     limit: Arc<dyn FlushLimit>,
+    /// Batches that the origin has not answered.
+    unanswered: watch::Sender<usize>,
     /// What became of batches and is not taken down. Who has the turn takes down all of it.
     to_settle: Mutex<Vec<Settlement>>,
     settling: tokio::sync::Mutex<()>,
@@ -204,6 +211,7 @@ impl Flush {
         Self(Arc::new(Inner {
             group: group.into(),
             timeout,
+            settle_delay: delay_part(write_delay),
             machine: Mutex::new(Flusher::new(write_delay, store.update_batch_len_max(), seed)),
             random: Mutex::new(fastrand::Rng::with_seed(seed ^ 1)),
             woken: Notify::new(),
@@ -211,6 +219,7 @@ impl Flush {
             store,
             ledger,
             limit,
+            unanswered: watch::Sender::default(),
             to_settle: Mutex::default(),
             settling: tokio::sync::Mutex::default(),
             counted: Counted::default(),
@@ -325,12 +334,17 @@ async fn wait(until: Option<Instant>) {
 impl Inner {
     /// Brings one batch to its end.
     async fn flush(self: Arc<Self>, batch: Batch, turn: Box<dyn Any + Send>, stopping: watch::Receiver<bool>) {
+        self.unanswered.send_modify(|count| *count += 1);
         let outcomes = self.ask(&batch.items).await;
         drop(turn);
         self.count(&batch.items, &outcomes);
         let settlements = self.machine.lock().answered(Instant::now(), batch.id, outcomes);
-        if !settlements.is_empty() {
-            self.settle_with_others(settlements, stopping).await;
+        let is_any = !settlements.is_empty();
+        self.to_settle.lock().extend(settlements);
+        // After that, as who settles looks when this changes.
+        self.unanswered.send_modify(|count| *count -= 1);
+        if is_any {
+            self.settle_with_others(stopping).await;
         }
         self.ends.send_modify(|ends| *ends += 1);
         self.woken.notify_one();
@@ -392,14 +406,16 @@ impl Inner {
         }
     }
 
-    /// Has settlements taken down, together with those that come at about the same time.
-    async fn settle_with_others(&self, settlements: Vec<Settlement>, stopping: watch::Receiver<bool>) {
-        self.to_settle.lock().extend(settlements);
+    /// Has what became of batches taken down, together with that of those that end at about the same time.
+    async fn settle_with_others(&self, stopping: watch::Receiver<bool>) {
         let _turn = self.settling.lock().await;
         if self.to_settle.lock().is_empty() {
             return;
         }
-        sleep(SETTLE_DELAY).await;
+        sleep(SETTLE_DELAY_MIN).await;
+        let is_enough = |unanswered: &usize| *unanswered == 0 || self.to_settle.lock().len() >= SETTLED_ENOUGH;
+        // Who is answered later has the next turn. The sender lives as long as this does.
+        let _ = timeout(self.settle_delay, self.unanswered.subscribe().wait_for(is_enough)).await;
         let settlements = std::mem::take(&mut *self.to_settle.lock());
         let keys: Vec<Key> = settlements.iter().map(|settlement| settlement.key.clone()).collect();
         if self.settle(settlements, stopping).await {

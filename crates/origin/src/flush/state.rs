@@ -34,6 +34,11 @@ const DELAY_PARTS: u32 = 8;
 /// The longest such part: what is gathered for an hour need not wait for minutes more.
 const DELAY_PART_MAX: Duration = Duration::from_millis(100);
 
+/// How long things wait for others that might go together with them, of keys that are gathered for `write_delay`.
+pub(super) fn delay_part(write_delay: Duration) -> Duration {
+    (write_delay / DELAY_PARTS).min(DELAY_PART_MAX)
+}
+
 /// What the origin said to one change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -503,7 +508,7 @@ impl Flusher {
         }
         let began = *self.began.get_or_insert(since);
         let due = since + self.write_delay;
-        let part = (self.write_delay / DELAY_PARTS).min(DELAY_PART_MAX).as_nanos();
+        let part = delay_part(self.write_delay).as_nanos();
         let over = due.saturating_duration_since(began).as_nanos().checked_rem(part).unwrap_or_default();
         // Less than a part.
         if over == 0 { due } else { due + Duration::from_nanos(u64::try_from(part - over).unwrap_or_default()) }

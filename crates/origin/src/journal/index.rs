@@ -12,6 +12,8 @@ use larder_core::{
     version::Reading,
 };
 
+use super::record::Outline;
+
 /// What a commit changed.
 #[derive(Debug)]
 pub(super) enum Delta {
@@ -26,6 +28,10 @@ impl Delta {
     pub(super) fn added(record: &Record, cost: u64) -> Self {
         let (id, is_owned) = (record.id.clone(), record.holder == Holder::Owner);
         Self::Added { id, is_owned, written_ms: record.written_ms, cost }
+    }
+
+    pub(super) fn gone(id: RecordId, outline: &Outline, cost: u64) -> Self {
+        Self::Removed { id, is_owned: outline.is_owned, written_ms: outline.written_ms, cost }
     }
 
     pub(super) fn removed(record: &Record, cost: u64) -> Self {

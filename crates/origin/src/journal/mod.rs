@@ -209,7 +209,7 @@ impl Journal {
                     bytes: 0.into(),
                 });
                 if sender.send(Ok((Arc::clone(&shared), counted.floor, counted.members))).is_ok() {
-                    Writer { shared, file, queue: messages, number, closed_until: None }.run();
+                    Writer { shared, file, queue: messages, number, closed_until: None, took: Duration::ZERO }.run();
                 }
             }
         };
@@ -275,7 +275,10 @@ impl Journal {
     /// # Errors
     ///
     /// As [`append`](Self::append). So for all that follow.
-    pub async fn settle(&self, marks: Vec<Mark>) -> Result<usize, JournalError> {
+    pub async fn settle(&self, mut marks: Vec<Mark>) -> Result<usize, JournalError> {
+        // In the order in which they stand in the file, and each key once, with the newest version.
+        marks.sort_unstable_by(|one, other| one.place.cmp(&other.place).then(other.version.cmp(&one.version)));
+        marks.dedup_by(|later, kept| later.place == kept.place);
         Ok(self.ask(Op::Settle(marks), 0).await?.affected)
     }
 

@@ -27,6 +27,10 @@ const ENCODING: u8 = 1;
 /// does not read it: it refuses such a journal.
 const ENCODING_WITH_MORE: u8 = 2;
 
+/// What a version takes, in bytes, and what a checksum.
+const VERSION_LEN: usize = 12;
+const CHECKSUM_LEN: usize = 4;
+
 /// What is longer than it can be written, if anything is.
 pub(super) fn too_long(record: &Record) -> Option<&'static str> {
     let content_type = match &record.change {
@@ -79,6 +83,11 @@ pub(super) mod places {
         bytes.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
         bytes.extend_from_slice(key);
         bytes
+    }
+
+    /// The place of the key of the record at this place.
+    pub(in super::super) fn of_key(record: &[u8]) -> &[u8] {
+        &record[..record.len() - VERSION_LEN]
     }
 
     /// A record's place.
@@ -195,23 +204,54 @@ fn read_tags(numbers: &[u8]) -> Option<Tags> {
     numbers.iter().map(|number| Tag::new(u16::from_be_bytes(*number))).collect()
 }
 
+/// What is looked at of a record that goes, without making the record of it.
+pub(super) struct Outline {
+    pub(super) is_owned: bool,
+    pub(super) written_ms: u64,
+}
+
+/// The outline of the record that stands at `place`, or what is wrong with it.
+pub(super) fn outline(place: &[u8], bytes: &[u8]) -> Result<Outline, Wrong> {
+    let mut fields = Fields(unseal(place, bytes)?);
+    let outline = (|| {
+        let [encoding, flags] = fields.array()?;
+        let is_known = matches!(encoding, ENCODING | ENCODING_WITH_MORE);
+        is_known.then_some(Outline { is_owned: flags & IS_COPY == 0, written_ms: fields.u64()? })
+    })();
+    outline.ok_or(Wrong::Content)
+}
+
 /// A mark's bytes at `place`.
-pub(super) fn encode_mark(place: &[u8], mark: &Mark) -> Vec<u8> {
-    let mut bytes = vec![ENCODING, 0];
-    bytes.extend_from_slice(&mark.written_ms.to_be_bytes());
-    places::version(mark.version, &mut bytes);
+pub(super) fn encode_mark(place: &[u8], version: Version, written_ms: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2 + 8 + VERSION_LEN + CHECKSUM_LEN);
+    bytes.extend_from_slice(&[ENCODING, 0]);
+    bytes.extend_from_slice(&written_ms.to_be_bytes());
+    places::version(version, &mut bytes);
     seal(place, bytes)
 }
 
 /// The mark that stands at `place`, or what is wrong with it.
 pub(super) fn decode_mark(place: &[u8], bytes: &[u8]) -> Result<Mark, Wrong> {
-    let mut fields = Fields(unseal(place, bytes)?);
+    let Stamp { version, written_ms } = stamp(place, bytes)?;
     let place = places::read_key(place).ok_or(Wrong::Place)?;
-    let mark = (|| {
+    Ok(Mark { place, version, written_ms })
+}
+
+/// What a mark says of its place.
+#[derive(Clone, Copy)]
+pub(super) struct Stamp {
+    pub(super) version: Version,
+    pub(super) written_ms: u64,
+}
+
+/// What the mark at `place` says, or what is wrong with it.
+pub(super) fn stamp(place: &[u8], bytes: &[u8]) -> Result<Stamp, Wrong> {
+    let mut fields = Fields(unseal(place, bytes)?);
+    let stamp = (|| {
         fields.head()?;
-        Some(Mark { place, written_ms: fields.u64()?, version: fields.version()? })
+        Some(Stamp { written_ms: fields.u64()?, version: fields.version()? })
     })();
-    mark.ok_or(Wrong::Content)
+    stamp.ok_or(Wrong::Content)
 }
 
 /// A dead letter's bytes.
@@ -403,7 +443,7 @@ mod tests {
         assert_eq!(decode_dead(4, &encode_dead(&letter)), Err(Wrong::Checksum));
         let mark = Mark { place: place("users", b"a"), version: version(7, 1), written_ms: 5 };
         let at = places::key(&mark.place);
-        assert_eq!(decode_mark(&at, &encode_mark(&at, &mark)).unwrap(), mark);
+        assert_eq!(decode_mark(&at, &encode_mark(&at, mark.version, mark.written_ms)).unwrap(), mark);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDe
 use super::{
     JournalError,
     index::Delta,
-    record::{self, DeadLetter, Fields, RECORD_OVERHEAD, Wrong, places},
+    record::{self, DeadLetter, Fields, RECORD_OVERHEAD, Stamp, Wrong, places},
 };
 
 type Bytes = &'static [u8];
@@ -224,9 +224,10 @@ impl<'a> Tables<'a> {
         let horizon = self.horizon(context)?;
         let mut appended = Vec::with_capacity(records.len());
         for record in records {
-            let mark = self.mark(&record.id.place, context)?.map(|(mark, _)| mark);
-            appended.push(match mark {
-                Some(mark) if mark.version >= record.id.version => Appended::Settled,
+            let at = places::of_key(&record.place);
+            let settled = self.stamp(at, &record.id.place, context)?.map(|stamp| stamp.version);
+            appended.push(match settled {
+                Some(settled) if settled >= record.id.version => Appended::Settled,
                 // A record that is here already was never flushed, whatever is forgotten.
                 None if record.id.version <= horizon && self.records.get(&record.place[..])?.is_none() => {
                     Appended::Buried
@@ -268,76 +269,75 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
+    /// Each key comes once.
     fn settle(&mut self, marks: &[Mark], context: &mut Context<'_>) -> Result<Receipt, Stop> {
-        let mut removed = Vec::new();
-        let mut old_marks = Vec::with_capacity(marks.len());
+        let mut removed = Vec::with_capacity(marks.len());
+        let mut old = Vec::with_capacity(marks.len());
         for mark in marks {
-            removed.extend(self.up_to(&mark.place, mark.version, context)?);
-            old_marks.push(self.mark(&mark.place, context)?);
+            let at = places::key(&mark.place);
+            self.up_to(&mark.place, mark.version, context, record::outline, |id, place, cost, outline| {
+                removed.push((Delta::gone(id, &outline, cost), place));
+            })?;
+            old.push((self.stamp(&at, &mark.place, context)?, at));
         }
         let affected = removed.len();
-        for (record, place, cost) in removed {
-            self.remove(&record, &place, cost, context)?;
+        for (delta, place) in removed {
+            self.remove(delta, &place, context)?;
         }
-        for (mark, old) in marks.iter().zip(old_marks) {
-            self.put_mark(mark, old, context)?;
+        for (mark, (old, at)) in marks.iter().zip(old) {
+            self.put_mark(mark, &at, old, context)?;
         }
         self.forget_marks(marks.len().saturating_mul(FORGOTTEN_PER_MARK), context)?;
         Ok(Receipt { affected, ..Receipt::default() })
     }
 
-    /// The records of a key up to a version, with their places and costs.
-    fn up_to(
+    /// Finds the records of a key up to a version: which, where, what each counts, and what is read of it.
+    fn up_to<T>(
         &self,
         place: &Place,
         version: Version,
         context: &Context<'_>,
-    ) -> Result<Vec<(Record, Vec<u8>, u64)>, Stop> {
+        read: impl Fn(&[u8], &[u8]) -> Result<T, Wrong>,
+        mut found: impl FnMut(RecordId, Vec<u8>, u64, T),
+    ) -> Result<(), Stop> {
         let (first, last) = (places::key(place), places::record(&place.clone().at(version)));
-        let mut found = Vec::new();
         for entry in self.records.range::<&[u8]>(&first[..]..=&last[..])? {
             let (at, bytes) = entry?;
             let (at, bytes) = (at.value(), bytes.value());
-            let record = record::decode(at, bytes);
-            let record = record.map_err(|wrong| context.damaged(&format_args!("a record of {place}"), wrong))?;
-            found.push((record, at.to_vec(), cost(at, bytes)));
-        }
-        Ok(found)
-    }
-
-    fn remove(&mut self, record: &Record, place: &[u8], cost: u64, context: &mut Context<'_>) -> Result<(), Stop> {
-        // One commit may settle a key twice.
-        if self.records.remove(place)?.is_some() {
-            context.deltas.push(Delta::removed(record, cost));
+            let its =
+                Fields(&at[first.len()..]).version().ok_or(Wrong::Place).and_then(|its| Ok((its, read(at, bytes)?)));
+            let (its, read) = its.map_err(|wrong| context.damaged(&format_args!("a record of {place}"), wrong))?;
+            found(place.clone().at(its), at.to_vec(), cost(at, bytes), read);
         }
         Ok(())
     }
 
-    /// A key's mark, and where its age stands.
-    fn mark(&self, place: &Place, context: &Context<'_>) -> Result<Option<(Mark, Vec<u8>)>, Stop> {
-        let at = places::key(place);
-        let Some(stored) = self.marks.get(&at[..])? else { return Ok(None) };
-        let mark = record::decode_mark(&at, stored.value());
-        let mark = mark.map_err(|wrong| context.damaged(&format_args!("the mark of {place}"), wrong))?;
-        let age = age_of(&mark, &at);
-        Ok(Some((mark, age)))
+    fn remove(&mut self, gone: Delta, place: &[u8], context: &mut Context<'_>) -> Result<(), Stop> {
+        // One commit may settle a key twice.
+        if self.records.remove(place)?.is_some() {
+            context.deltas.push(gone);
+        }
+        Ok(())
     }
 
-    fn put_mark(&mut self, mark: &Mark, old: Option<(Mark, Vec<u8>)>, context: &mut Context<'_>) -> Result<(), Stop> {
-        match old {
-            Some((old, _)) if old.version >= mark.version => return Ok(()),
-            Some((_, age)) => drop(self.mark_ages.remove(&age[..])?),
-            None => {}
+    /// What a key's mark says, which stands at `at`.
+    fn stamp(&self, at: &[u8], place: &Place, context: &Context<'_>) -> Result<Option<Stamp>, Stop> {
+        let Some(stored) = self.marks.get(at)? else { return Ok(None) };
+        let stamp = record::stamp(at, stored.value());
+        Ok(Some(stamp.map_err(|wrong| context.damaged(&format_args!("the mark of {place}"), wrong))?))
+    }
+
+    /// Takes a mark down, in the place of the one that says `old`.
+    fn put_mark(&mut self, mark: &Mark, at: &[u8], old: Option<Stamp>, context: &Context<'_>) -> Result<(), Stop> {
+        if let Some(old) = old {
+            if old.version >= mark.version {
+                return Ok(());
+            }
+            self.mark_ages.remove(&age_at(old.written_ms, at)[..])?;
         }
         let written_ms = if mark.written_ms == 0 { context.now_ms } else { mark.written_ms };
-        let mark = Mark { written_ms, ..mark.clone() };
-        let at = places::key(&mark.place);
-        // The same key may come twice.
-        if let Some(old) = self.marks.get(&at[..])?.and_then(|old| record::decode_mark(&at, old.value()).ok()) {
-            self.mark_ages.remove(&age_of(&old, &at)[..])?;
-        }
-        self.marks.insert(&at[..], &record::encode_mark(&at, &mark)[..])?;
-        self.mark_ages.insert(&age_of(&mark, &at)[..], ())?;
+        self.marks.insert(at, &record::encode_mark(at, mark.version, written_ms)[..])?;
+        self.mark_ages.insert(&age_at(written_ms, at)[..], ())?;
         Ok(())
     }
 
@@ -353,8 +353,8 @@ impl<'a> Tables<'a> {
                 break;
             }
             if let Some(mark) = self.marks.get(at)? {
-                let mark = record::decode_mark(at, mark.value());
-                horizon = horizon.max(mark.map_err(|wrong| context.damaged(&"a mark", wrong))?.version);
+                let stamp = record::stamp(at, mark.value());
+                horizon = horizon.max(stamp.map_err(|wrong| context.damaged(&"a mark", wrong))?.version);
             }
             self.marks.remove(at)?;
             self.mark_ages.remove(&age[..])?;
@@ -371,13 +371,18 @@ impl<'a> Tables<'a> {
     fn bury(&mut self, letters: &[(RecordId, Arc<str>)], context: &mut Context<'_>) -> Result<Receipt, Stop> {
         let mut found = Vec::with_capacity(letters.len());
         for (id, reason) in letters {
-            let old_mark = self.mark(&id.place, context)?;
-            found.push((id, reason, self.up_to(&id.place, id.version, context)?, old_mark));
+            let mut records = Vec::new();
+            self.up_to(&id.place, id.version, context, record::decode, |_, place, cost, record| {
+                records.push((record, place, cost));
+            })?;
+            let at = places::key(&id.place);
+            self.stamp(&at, &id.place, context)?;
+            found.push((id, reason, records, at));
         }
         let mut receipt = Receipt::default();
-        for (id, reason, records, old_mark) in found {
+        for (id, reason, records, at) in found {
             for (record, place, cost) in records {
-                self.remove(&record, &place, cost, context)?;
+                self.remove(Delta::removed(&record, cost), &place, context)?;
                 let reason = if record.id == *id {
                     Arc::clone(reason)
                 } else {
@@ -385,8 +390,9 @@ impl<'a> Tables<'a> {
                 };
                 receipt.buried.push(self.add_dead(record, reason, context)?);
             }
-            // So that copies elsewhere go as well.
-            self.put_mark(&Mark::new(id.place.clone(), id.version), old_mark, context)?;
+            // So that copies elsewhere go as well. The same key may come twice.
+            let old = self.stamp(&at, &id.place, context)?;
+            self.put_mark(&Mark::new(id.place.clone(), id.version), &at, old, context)?;
         }
         receipt.affected = receipt.buried.len();
         Ok(receipt)
@@ -409,7 +415,7 @@ impl<'a> Tables<'a> {
         }
         let affected = found.len();
         for (record, place, cost) in found {
-            self.remove(&record, &place, cost, context)?;
+            self.remove(Delta::removed(&record, cost), &place, context)?;
             self.store(&Ready::new(&record.held_as(holder.clone())), context)?;
         }
         Ok(Receipt { affected, ..Receipt::default() })
@@ -422,7 +428,7 @@ impl<'a> Tables<'a> {
         }
         let affected = found.len();
         for (record, place, cost) in found {
-            self.remove(&record, &place, cost, context)?;
+            self.remove(Delta::removed(&record, cost), &place, context)?;
         }
         Ok(Receipt { affected, ..Receipt::default() })
     }
@@ -484,7 +490,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// Where the age of a mark at `at` stands.
-fn age_of(mark: &Mark, at: &[u8]) -> Vec<u8> {
-    [&mark.written_ms.to_be_bytes(), at].concat()
+/// Where the age of a mark at `at` stands, which was written then.
+fn age_at(written_ms: u64, at: &[u8]) -> Vec<u8> {
+    [&written_ms.to_be_bytes(), at].concat()
 }

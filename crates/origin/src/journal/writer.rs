@@ -1,7 +1,9 @@
 //! The writer: one thread that makes one commit of all that waits.
 //!
-//! While a commit is on its way to the disk the next one's writes gather in the queue: no timer is in it, and a lone writer
-//! waits for its own sync alone. It is a thread and no task, because all that it does blocks.
+//! While a commit is on its way to the disk the next one's writes gather in the queue. A lone writer waits for its own sync
+//! alone. Where several write at the same time, but too few are there to make much of a sync, it is waited for more of them, for as long as commits
+//! take and no longer (what PostgreSQL calls `commit_delay` and `commit_siblings`). It is a thread and no task, because all that
+//! it does blocks.
 //!
 //! # When the disk fails
 //!
@@ -17,12 +19,12 @@
 //! a failed sync.
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    thread,
     time::Duration,
 };
 
@@ -44,6 +46,21 @@ const COMMIT_LEN_MAX: usize = 4096;
 
 /// Bytes of one commit. What redb holds in memory for one is some times as much.
 const COMMIT_BYTES_MAX: u64 = 16 << 20;
+
+/// Operations that are enough for a commit. It is waited for more only if there are fewer.
+const GATHERED_ENOUGH: usize = 32;
+
+/// And only if there are as many: others write at the same time, and some of them are on their way.
+const GATHERED_MIN: usize = 4;
+
+/// The longest that is waited for more, however long commits take.
+const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
+
+/// How often it is looked meanwhile.
+const GATHER_LOOKS: u32 = 8;
+
+/// The weight of the last commit in what commits are taken to take.
+const TOOK_WEIGHT: u32 = 4;
 
 /// How long nothing is appended after a disk was full, and how often a file that can't be opened for that is tried again: opening it
 /// reads the whole of it.
@@ -92,6 +109,33 @@ pub(super) struct Writer {
     pub(super) number: u64,
     /// On a full disk: when to open the file again.
     pub(super) closed_until: Option<Moment>,
+    /// How long commits take, the last ones more than those before.
+    pub(super) took: Duration,
+}
+
+/// What goes into one commit.
+#[derive(Default)]
+struct Gathered {
+    jobs: Vec<Job>,
+    bytes: u64,
+    /// Who wants the journal closed after it.
+    close: Option<oneshot::Sender<()>>,
+}
+
+impl Gathered {
+    fn add(&mut self, message: Message) {
+        match message {
+            Message::Job(job) => {
+                self.bytes += job.cost;
+                self.jobs.push(job);
+            }
+            Message::Close(done) => self.close = Some(done),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.close.is_some() || self.jobs.len() >= COMMIT_LEN_MAX || self.bytes >= COMMIT_BYTES_MAX
+    }
 }
 
 /// How a commit failed as a whole.
@@ -106,22 +150,13 @@ impl Writer {
         let mut close = None;
         while close.is_none() {
             let Some(first) = self.queue.blocking_recv() else { break };
-            let mut jobs = VecDeque::new();
-            let mut bytes = 0;
-            let mut next = Some(first);
-            while let Some(message) = next.take() {
-                match message {
-                    Message::Job(job) => {
-                        bytes += job.cost;
-                        jobs.push_back(job);
-                    }
-                    Message::Close(done) => close = Some(done),
-                }
-                if close.is_none() && jobs.len() < COMMIT_LEN_MAX && bytes < COMMIT_BYTES_MAX {
-                    next = self.queue.try_recv().ok();
-                }
-            }
-            self.work(Vec::from(jobs));
+            let mut gathered = Gathered::default();
+            gathered.add(first);
+            self.gather(&mut gathered);
+            let began = self.shared.clock.now();
+            self.work(gathered.jobs);
+            self.took = (self.took * (TOOK_WEIGHT - 1) + self.shared.clock.now().since(began)) / TOOK_WEIGHT;
+            close = gathered.close;
         }
         self.queue.close();
         while let Ok(message) = self.queue.try_recv() {
@@ -134,6 +169,33 @@ impl Writer {
         drop(self.shared.database.write().take());
         drop(self.file);
         close.map(|done| done.send(()));
+    }
+
+    /// Adds what waits, and what comes within the time of a commit if that is worth it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this thread has nothing else to do, and is not woken for each that comes"
+    )]
+    fn gather(&mut self, gathered: &mut Gathered) {
+        self.add_waiting(gathered);
+        if gathered.jobs.len() < GATHERED_MIN {
+            return;
+        }
+        let pause = self.took.min(GATHER_TIME_MAX) / GATHER_LOOKS;
+        for _ in 0..GATHER_LOOKS {
+            if gathered.jobs.len() >= GATHERED_ENOUGH || gathered.is_full() {
+                return;
+            }
+            thread::sleep(pause);
+            self.add_waiting(gathered);
+        }
+    }
+
+    fn add_waiting(&mut self, gathered: &mut Gathered) {
+        while !gathered.is_full() {
+            let Ok(message) = self.queue.try_recv() else { return };
+            gathered.add(message);
+        }
     }
 
     fn work(&mut self, jobs: Vec<Job>) {

@@ -5,6 +5,7 @@
 #[cfg(feature = "journal")]
 #[path = "../support/behind.rs"]
 mod behind;
+#[expect(dead_code, reason = "a benchmark has it do more")]
 mod server;
 
 use std::{sync::Arc, time::Duration};

@@ -70,9 +70,20 @@ impl Server {
         server
     }
 
+    /// One on the disk that keeps what it has acknowledged, as it does unless it is told otherwise.
+    pub(crate) fn start_synced() -> Self {
+        let mut server = Self::stopped_in(tempfile::tempdir().unwrap());
+        server.settings = ["fsync=on", "full_page_writes=on", "shared_buffers=128MB"].map(str::to_owned).into();
+        server.restart();
+        server
+    }
+
     /// One that is not started yet.
     pub(crate) fn stopped() -> Self {
-        let folder = tempfile::tempdir_in(MEMORY).or_else(|_| tempfile::tempdir()).unwrap();
+        Self::stopped_in(tempfile::tempdir_in(MEMORY).or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn stopped_in(folder: TempDir) -> Self {
         let server = Self { folder, address: None, settings: Vec::new(), child: None, said: Arc::default() };
         copy(&template(), &server.data());
         give_away(server.folder.path());
