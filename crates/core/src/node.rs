@@ -1,7 +1,7 @@
 //! [`Node`]: what the groups of one node share: its name, its view of the cluster, its clocks and its chance.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::{
     Transport, Version,
     authority::Authority,
     behind::Custody,
-    claim::{Attendance, Contact, Phase, Tenure},
+    claim::{Arrivals, Attendance, Contact, Phase, Tenure},
     group::{Group, GroupConfig, Writes},
     link::Peer,
     lock::Keeper,
@@ -114,6 +114,8 @@ struct Inner {
     attendance: Mutex<Attendance>,
     /// Members that came, to be asked for what they acted for (rule W5).
     came: Mutex<Vec<Arc<str>>>,
+    /// Members that were asked for that, and are to be asked again.
+    unrecalled: Mutex<BTreeSet<Arc<str>>>,
     /// How many members have left, or started anew.
     departures: Counter,
     /// When this run of it began, if there were others then: what an earlier run lent them may be out. [`Moment::NEVER`]: there were none.
@@ -168,7 +170,9 @@ impl Node {
         tenure.gain(&mine, previous, standing.next_version(), now, true);
         contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
         let mut attendance = Attendance::default();
-        attendance.take(view.members(), now);
+        // Those that were there before it may have acted for anything, as one did to which all others were joining.
+        let mut unrecalled: BTreeSet<Arc<str>> = attendance.take(view.members(), now).came.into_iter().collect();
+        unrecalled.remove(&config.name);
         let keeper = Keeper::default();
         keeper.set_tag(attendance.rank(&config.name));
         let began = if view.peers().next().is_some() { now } else { Moment::NEVER };
@@ -188,6 +192,7 @@ impl Node {
             waking: tokio::sync::Mutex::default(),
             attendance: Mutex::new(attendance),
             came: Mutex::default(),
+            unrecalled: Mutex::new(unrecalled),
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
             view_changes: Counter::default(),
@@ -465,11 +470,13 @@ impl Node {
     fn meet(&self, view: &View) {
         let now = self.clock().now();
         let mut attendance = self.0.attendance.lock();
-        let came = attendance.take(view.members(), now);
+        let Arrivals { came, act } = attendance.take(view.members(), now);
         self.0.keeper.set_tag(attendance.rank(self.name()));
         drop(attendance);
         if self.carries_claims() {
-            self.0.came.lock().extend(came.into_iter().filter(|name| name != self.name()));
+            let others = |names: Vec<Arc<str>>| names.into_iter().filter(|name| name != self.name());
+            self.0.came.lock().extend(others(came));
+            self.0.unrecalled.lock().extend(others(act));
         }
         let has_others = self.carries_claims() && view.peers().next().is_some();
         self.0.contact.has_others(has_others, now);
@@ -478,6 +485,17 @@ impl Node {
     /// Members that came since this was last asked.
     pub(crate) fn take_newcomers(&self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.0.came.lock())
+    }
+
+    /// A member is to be asked again for what it acted for.
+    pub(crate) fn recall_later(&self, name: Arc<str>) {
+        self.0.unrecalled.lock().insert(name);
+    }
+
+    /// Members that are to be asked so. Who has left is, if it comes back.
+    pub(crate) fn take_unrecalled(&self) -> Vec<Arc<str>> {
+        let (unrecalled, view) = (std::mem::take(&mut *self.0.unrecalled.lock()), self.peek_view());
+        unrecalled.into_iter().filter(|name| view.members().position(name).is_some()).collect()
     }
 
     /// As [`Attendance::member_for`].

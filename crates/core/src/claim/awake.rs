@@ -16,7 +16,10 @@ use std::{
 use futures_util::{StreamExt, future::select_ok, stream};
 use tokio::time::{Instant, sleep};
 
-use super::message::{SlotCall, SlotReply};
+use super::{
+    message::{SlotCall, SlotReply},
+    table::Recalled,
+};
 use crate::{Member, Members, Moment, Node, membership::MEMBERS_MAX, placement::SlotSet};
 
 /// For how long a node is sure to be among the others after it heard of one, where no group says: half a lease.
@@ -39,7 +42,7 @@ const ASKED_MAX: usize = 3;
 /// How many members are asked at once for what they acted for.
 const RECALLS_MAX: usize = 32;
 
-/// How long that may take each of them. Who takes longer is asked when the views next meet.
+/// How long that may take each of them. Who takes longer is asked again.
 const RECALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// When this node last asked something of another that was answered.
@@ -111,13 +114,22 @@ pub(crate) struct Attendance(HashMap<Arc<str>, Seen>);
 
 struct Seen {
     incarnation: u32,
+    takes_keys: bool,
     /// `None`: it was sent away.
     since: Option<Moment>,
 }
 
+/// Whom a view has that the one before had not.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    pub(crate) came: Vec<Arc<str>>,
+    /// Who was there and takes keys from now on: by its own view it may have done so for a while, and have been the only one.
+    pub(crate) act: Vec<Arc<str>>,
+}
+
 impl Attendance {
-    /// Takes down the members of a view. Those that came are told.
-    pub(crate) fn take(&mut self, members: &Members, now: Moment) -> Vec<Arc<str>> {
+    /// Takes down the members of a view.
+    pub(crate) fn take(&mut self, members: &Members, now: Moment) -> Arrivals {
         if self.0.len() > 2 * MEMBERS_MAX {
             self.0.retain(|_, seen| seen.since.is_some());
         }
@@ -126,15 +138,25 @@ impl Attendance {
                 seen.since = None;
             }
         }
-        let mut came = Vec::new();
-        for Member { name, incarnation, .. } in members.iter() {
-            let stays = |seen: &Seen| seen.incarnation == *incarnation && seen.since.is_some();
-            if !self.0.get(name).is_some_and(stays) {
-                self.0.insert(name.clone(), Seen { incarnation: *incarnation, since: Some(now) });
-                came.push(name.clone());
+        let mut arrivals = Arrivals::default();
+        for member in members.iter() {
+            let Member { name, incarnation, .. } = member;
+            let takes_keys = member.takes_keys();
+            match self.0.get_mut(name) {
+                Some(seen) if seen.incarnation == *incarnation && seen.since.is_some() => {
+                    if takes_keys && !seen.takes_keys {
+                        arrivals.act.push(name.clone());
+                    }
+                    seen.takes_keys = takes_keys;
+                }
+                _ => {
+                    let seen = Seen { incarnation: *incarnation, takes_keys, since: Some(now) };
+                    self.0.insert(name.clone(), seen);
+                    arrivals.came.push(name.clone());
+                }
             }
         }
-        came
+        arrivals
     }
 
     /// How many nodes of lesser names have been members, this run of it being asked.
@@ -161,7 +183,6 @@ fn nanos(duration: Duration) -> u64 {
 
 /// What another says of this node and of itself.
 struct Heard {
-    from: Arc<str>,
     /// When it was asked.
     sent: Moment,
     /// For how long this node has been in its view; `None`: it was sent away.
@@ -231,15 +252,22 @@ impl Node {
     }
 
     /// Asks members for what they acted for while they did not share a view with this node, and claims from them what of it
-    /// is this node's (rule W5).
+    /// is this node's (rule W5). Who does not say it, or has some that is still being claimed from another, is to be asked again.
     pub(super) async fn recall_from(&self, members: Vec<Arc<str>>) {
-        let asked = stream::iter(members).map(|member| self.ask_recall(member, RECALL_TIMEOUT));
-        let mut heard = asked.buffer_unordered(RECALLS_MAX);
-        while let Some(heard) = heard.next().await {
-            let Ok(Heard { from, slots, .. }) = heard else { continue };
+        let ask = |member: Arc<str>| async move { (member.clone(), self.ask_recall(member, RECALL_TIMEOUT).await) };
+        let mut heard = stream::iter(members).map(ask).buffer_unordered(RECALLS_MAX);
+        while let Some((from, heard)) = heard.next().await {
+            let Ok(Heard { slots, sent, .. }) = heard else {
+                self.recall_later(from);
+                continue;
+            };
             let view = self.view();
             let mine: SlotSet = slots.iter().filter(|slot| view.is_mine(*slot, &[])).collect();
-            let recalled = self.tenure().recall(&mine, &from, self.next_version(), self.clock().now());
+            let Recalled { recalled, is_all } =
+                self.tenure().recall(&mine, (&from, sent), self.next_version(), self.clock().now());
+            if !is_all {
+                self.recall_later(from.clone());
+            }
             if !recalled.is_empty() {
                 tracing::info!(%from, slots = recalled.len(), "another node acted for slots of this one: they are claimed");
                 self.drop_slots(recalled.clone()).await;
@@ -251,7 +279,7 @@ impl Node {
     async fn ask_recall(&self, from: Arc<str>, wait: Duration) -> Result<Heard, ()> {
         let sent = self.clock().now();
         match self.say(&from, SlotCall::Recall, Instant::now() + wait).await {
-            Ok(SlotReply::Recalled { member_for, slots }) => Ok(Heard { from, sent, member_for, slots }),
+            Ok(SlotReply::Recalled { member_for, slots }) => Ok(Heard { sent, member_for, slots }),
             Ok(_) => Err(()),
             Err(error) => {
                 tracing::debug!(%from, %error, "a member was not heard");

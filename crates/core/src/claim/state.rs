@@ -175,6 +175,15 @@ impl SlotState {
         acts
     }
 
+    /// Whether this node claims the slot from `at`, or knows that it would have to.
+    pub(crate) fn is_known_at(&self, at: NodeId) -> bool {
+        match self.role {
+            Role::Claiming(Claim { first, from, .. }) => first == at || from == at,
+            Role::Released { to } | Role::GaveUp { to: Some(to), .. } => to == at,
+            _ => false,
+        }
+    }
+
     /// The node's view names another owner from now on.
     pub(crate) fn lost(&mut self) {
         self.role = match self.role {

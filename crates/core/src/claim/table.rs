@@ -3,7 +3,11 @@
 //! It is told of views, claims, answers and time that has passed, and says which slots that concerns. Who sends, waits and
 //! repeats is the code around it; what a step means for one slot is `state.rs`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     message::{ClaimAnswer, SlotsClaim},
@@ -49,6 +53,15 @@ pub(crate) struct Answered {
     pub(crate) forgets: SlotSet,
     /// Claims were turned down, to be repeated a little later.
     pub(crate) is_turned_down: bool,
+}
+
+/// What came of slots that another acted for as well.
+#[derive(Debug)]
+pub(crate) struct Recalled {
+    /// Slots that are claimed from there.
+    pub(crate) recalled: SlotSet,
+    /// There are no others that this node is still claiming from somebody else, to be recalled once it acts for them.
+    pub(crate) is_all: bool,
 }
 
 /// The slots of one node.
@@ -130,6 +143,25 @@ impl Nodes {
 
     fn name(&self, id: NodeId) -> Arc<str> {
         self.names[id as usize].clone()
+    }
+}
+
+/// What holds of a node, looked up once for all slots that are claimed from it.
+struct PerNode<T, F> {
+    look_up: F,
+    found: Vec<Option<T>>,
+}
+
+impl<T: Copy, F: Fn(&str) -> T> PerNode<T, F> {
+    fn new(look_up: F) -> Self {
+        Self { look_up, found: Vec::new() }
+    }
+
+    fn of(&mut self, id: NodeId, nodes: &Nodes) -> T {
+        let Self { look_up, found } = self;
+        found.resize(found.len().max(nodes.names.len()), None);
+        let place = id as usize;
+        *found[place].get_or_insert_with(|| look_up(&nodes.names[place]))
     }
 }
 
@@ -321,22 +353,33 @@ impl Claims {
         self.busy.claims = true;
     }
 
-    /// Who took the place of this node while it did not know of it may have acted for these: it claims them from there, once the
-    /// stores are [clean](Self::clean).
-    pub(crate) fn recall(&mut self, slots: &SlotSet, from: &Arc<str>, term: Version, now: Moment) -> SlotSet {
+    /// Who took the place of this node while it did not know of it may have acted for these, as it says: it claims them from there, once
+    /// the stores are [clean](Self::clean).
+    pub(crate) fn recall(
+        &mut self,
+        slots: &SlotSet,
+        (from, asked): (&Arc<str>, Moment),
+        term: Version,
+        now: Moment,
+    ) -> Recalled {
         let from = self.nodes.id(from);
-        let mut recalled = SlotSet::default();
+        let (mut recalled, mut is_all) = (SlotSet::default(), true);
         for slot in slots.iter() {
             let entry = self.entry_mut(slot);
+            // What it released after it was asked need not be claimed from it twice.
+            if entry.warms.is_some_and(|(by, until)| by == from && until >= asked + HANDOFF_TIME) {
+                continue;
+            }
             if entry.state.recalled(from, term) {
                 (entry.gained, entry.is_first, entry.is_dirty, entry.warms) = (now, false, true, None);
                 (entry.vouched, entry.proven) = (None, Moment::default());
                 (entry.quiet, entry.quiet_before) = (now + QUIET, entry.quiet);
                 recalled.insert(slot);
             }
+            is_all &= entry.state.is_known_at(from);
         }
         self.busy.claims |= !recalled.is_empty();
-        recalled
+        Recalled { recalled, is_all }
     }
 
     /// The stores are rid of what they held of these slots.
@@ -394,7 +437,8 @@ impl Claims {
         if !self.busy.claims {
             return Vec::new();
         }
-        let mut asks: HashMap<(NodeId, Ask), SlotSet> = HashMap::new();
+        // Few, as slots come and go together.
+        let mut asks: BTreeMap<(NodeId, Ask), SlotSet> = BTreeMap::new();
         self.busy.claims = false;
         for slot in Slot::all() {
             let entry = self.entry(slot);
@@ -503,9 +547,10 @@ impl Claims {
         if !self.busy.claims {
             return SlotSet::default();
         }
+        let mut gone = PerNode::new(gone);
         self.each(|entry, nodes| {
             // Of one that is gone no answer is to be expected.
-            let is_gone = || entry.state.ask().is_some_and(|(from, _)| gone(&nodes.names[from as usize]));
+            let mut is_gone = || entry.state.ask().is_some_and(|(from, _)| gone.of(from, nodes));
             !entry.is_dirty && (now >= entry.gained + CLAIM_WAIT || is_gone()) && entry.state.is_late()
         })
     }
@@ -516,12 +561,10 @@ impl Claims {
         if !self.busy.claims {
             return SlotSet::default();
         }
+        let mut wait = PerNode::new(wait);
         self.each(|entry, nodes| {
-            let wait = |from: NodeId| {
-                let first = entry.is_first.then_some(lease);
-                first.or_else(|| wait(&nodes.names[from as usize]))
-            };
-            let asked = || entry.state.ask().and_then(|(from, _)| wait(from));
+            let first = entry.is_first.then_some(lease);
+            let mut asked = || entry.state.ask().and_then(|(from, _)| first.or_else(|| wait.of(from, nodes)));
             let gives_up = !entry.is_dirty && asked().is_some_and(|wait| now >= entry.gained + wait);
             if gives_up {
                 entry.state.given_up();

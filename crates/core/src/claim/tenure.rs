@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     handoff::{CONFIRM_WAIT, HANDOFF_LEN_MAX, Handoff},
     message::{ClaimAnswer, SlotsClaim},
-    table::{Answered, Claimed, Claims, Phase},
+    table::{Answered, Claimed, Claims, Phase, Recalled},
 };
 use crate::{
     Clock, Moment, Version,
@@ -447,10 +447,16 @@ impl Tenure {
 
     /// Claims from `from` what that one acted for as well, unknown to this node (rule W5), once the stores are
     /// [clean](Self::clean) of it. Nothing of it counts from here on.
-    pub(crate) fn recall(&self, slots: &SlotSet, from: &Arc<str>, term: Version, now: Moment) -> SlotSet {
+    pub(crate) fn recall(
+        &self,
+        slots: &SlotSet,
+        (from, asked): (&Arc<str>, Moment),
+        term: Version,
+        now: Moment,
+    ) -> Recalled {
         let mut claims = self.claims.lock();
-        let recalled = claims.recall(slots, from, term, now);
-        self.publish(&claims, &recalled);
+        let recalled = claims.recall(slots, (from, asked), term, now);
+        self.publish(&claims, &recalled.recalled);
         recalled
     }
 
@@ -504,7 +510,7 @@ mod tests {
                 let (clock, term) = (TokioClock::new(), |number| Version::new(Reading::from_bits(number), 1));
                 let (tenure, slot) = (Tenure::new(&"a".into()), Slot::all().next().into_iter().collect::<SlotSet>());
                 tenure.gain(&slot, |_| None, term(1), clock.now(), false);
-                let recalled = tenure.recall(&slot, &"b".into(), term(2), clock.now());
+                let recalled = tenure.recall(&slot, (&"b".into(), clock.now()), term(2), clock.now());
                 sleep(CLAIM_WAIT * 2).await;
                 let first = slot.iter().next().map(|slot| tenure.known(slot, &clock));
                 let known = async {
@@ -517,7 +523,7 @@ mod tests {
                     tenure.clean(&slot);
                 };
                 tokio::join!(known, cleans);
-                recalled.len()
+                recalled.recalled.len()
             };
             done.send(runtime.ok().map(|runtime| runtime.block_on(story)))
         });

@@ -232,6 +232,63 @@ async fn a_node_that_slept_while_others_acted_for_it_answers_with_what_they_wrot
     assert_eq!(text(&cluster.get(sleeper, &key).await.unwrap()), "new");
 }
 
+/// Rule W5: who does not say at once what it acted for is asked until it does.
+#[tokio::test(start_paused = true)]
+async fn what_a_node_wrote_while_it_was_apart_is_had_from_it_though_it_answers_late() {
+    let cluster = cluster(2, false, &GroupConfig::default()).await;
+    let names: Vec<_> = cluster.nodes.iter().map(|node| node.name().to_string()).collect();
+    cluster.nodes.iter().for_each(|node| node.change_view(states(&cluster, &[])).unwrap());
+    settle(&cluster).await;
+    let key = keys().into_iter().find(|key| cluster.owner(key) == 1).unwrap();
+    let alone = cluster.nodes[0].name();
+    cluster.network.hold(alone);
+    cluster.nodes[0].change_view(members(&names[..1])).unwrap();
+    for node in &cluster.nodes[1..] {
+        node.change_view(members(&names[1..])).unwrap();
+    }
+    sleep(Duration::from_millis(3_500)).await;
+    cluster.groups[0].put(&key, Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
+
+    cluster.nodes.iter().for_each(|node| node.change_view(states(&cluster, &[])).unwrap());
+    sleep(Duration::from_secs(1)).await;
+    cluster.network.release(alone);
+    sleep(Duration::from_millis(500)).await;
+    for place in 0..3 {
+        assert_eq!(text(&cluster.get(place, &key).await.unwrap()), "new", "at {place}");
+    }
+}
+
+/// Rule W5: two nodes that start at once, each of which takes the other for one that is joining.
+#[tokio::test(start_paused = true)]
+async fn what_two_nodes_wrote_while_each_took_the_other_for_a_joiner_is_had_by_both() {
+    let names = names(2);
+    let state = |is_joining| if is_joining { MemberState::Joining } else { MemberState::Serving };
+    let view = |joining: Option<usize>| {
+        let member = |(place, name): (usize, &String)| Member {
+            state: state(joining == Some(place)),
+            ..Member::new(name.as_str(), name.as_str())
+        };
+        Members::new(names.iter().enumerate().map(member)).unwrap()
+    };
+    let open = |node: &Node| node.open_group("g", GroupConfig::default(), None);
+    let network = FakeNetwork::with_claims();
+    let mut cluster = Cluster::begun(&network, &names, FakeOrigin::new(1), |place| view(Some(1 - place)), open);
+    for node in &cluster.nodes {
+        cluster.drivers.push(tokio::spawn(node.clone().claim_slots()).abort_handle());
+    }
+    settle(&cluster).await;
+    let keys: Vec<String> = keys().into_iter().take(20).collect();
+    for (number, key) in keys.iter().enumerate() {
+        let group = &cluster.groups[number % 2];
+        group.put(key, Value::from(key.clone()), None, Condition::Always, TIMEOUT).await.unwrap();
+    }
+    cluster.nodes.iter().for_each(|node| node.change_view(view(None)).unwrap());
+    sleep(Duration::from_millis(500)).await;
+    for (place, key) in (0..2).flat_map(|place| keys.iter().map(move |key| (place, key))) {
+        assert_eq!(text(&cluster.get(place, key).await.unwrap()), key, "at {place}");
+    }
+}
+
 /// A slot that comes back brings what was written meanwhile, also of keys that were written here before it left.
 #[tokio::test(start_paused = true)]
 async fn what_was_written_before_a_slot_left_does_not_hide_what_it_comes_back_with() {

@@ -93,8 +93,19 @@ impl Cluster {
         origin: FakeOrigin,
         open: impl Fn(&Node) -> Result<Group, Error>,
     ) -> Self {
-        let clock = Arc::new(TokioClock::new());
         let names = names(count);
+        Self::begun(network, &names, origin, |_| members(&names), open)
+    }
+
+    /// Whose nodes begin with views of their own.
+    fn begun(
+        network: &FakeNetwork,
+        names: &[String],
+        origin: FakeOrigin,
+        first_view: impl Fn(usize) -> Members,
+        open: impl Fn(&Node) -> Result<Group, Error>,
+    ) -> Self {
+        let clock = Arc::new(TokioClock::new());
         let mut cluster =
             Self { network: network.clone(), origin, nodes: Vec::new(), groups: Vec::new(), drivers: Vec::new() };
         for (index, name) in names.iter().enumerate() {
@@ -107,7 +118,7 @@ impl Cluster {
                 clock: clock.clone(),
                 transport: Arc::new(network.of_a_node()),
             };
-            let node = Node::new(node_config, members(&names)).unwrap();
+            let node = Node::new(node_config, first_view(index)).unwrap();
             network.add(name.as_str(), node.service(Protocol::Grpc));
             cluster.groups.push(open(&node).unwrap());
             cluster.nodes.push(node);

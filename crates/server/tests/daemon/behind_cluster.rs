@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{
-    client::{get_key, put_key, within},
+    client::{get_key, put_key},
     cluster::{Cluster, Over},
     process::{Daemon, POLL_INTERVAL, larder},
     sink::{Mood, Sink},
@@ -25,18 +25,16 @@ async fn three(settings: &str) -> (Cluster, Arc<Sink>, TempDir) {
 
 /// Puts a key at some node that takes it, now or in a moment.
 pub(crate) async fn put(node: &Daemon, key: &str, value: &str) {
-    within(PATIENCE, "a write", async {
-        loop {
-            let answer = node.ask(put_key(key, value.to_owned())).await;
-            match answer.status {
-                204 => return,
-                // It may be done or not, and is done again.
-                503 | 504 => tokio::time::sleep(POLL_INTERVAL).await,
-                _ => panic!("{answer:?}"),
-            }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = node.ask(put_key(key, value.to_owned())).await;
+        match answer.status {
+            204 => return,
+            // It may be done or not, and is done again.
+            503 | 504 if Instant::now() < until => tokio::time::sleep(POLL_INTERVAL).await,
+            _ => panic!("{key}: {answer:?}"),
         }
-    })
-    .await;
+    }
 }
 
 /// Waits until a node answers for a key, and says what.

@@ -116,6 +116,7 @@ async fn the_first_of_two_gossiping_nodes_to_come_back_waits_for_the_other_which
     cluster.agree(&[1]).await;
     put_all(&[&cluster[1]], &keys, "new").await;
     cluster[1].kill();
+    sink.is_left().await;
     sink.be(Mood::Well);
     cluster.restart_unready(0).await;
     assert_eq!(answers_nothing_but(&cluster[0], &keys, "new").await, 0);

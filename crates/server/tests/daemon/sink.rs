@@ -103,6 +103,8 @@ pub(crate) struct Sink {
     mood: watch::Sender<Mood>,
     rows: watch::Sender<HashMap<String, String>>,
     traffic: Traffic,
+    /// How many connections there are.
+    open: watch::Sender<usize>,
     /// The newest version of each key, where nothing older is taken.
     newest: Option<Mutex<HashMap<String, String>>>,
     turned_down: AtomicUsize,
@@ -143,9 +145,9 @@ impl Sink {
     async fn serve(newest: Option<Mutex<HashMap<String, String>>>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (made, rows, traffic, turned_down, turnstile) = Default::default();
+        let (made, rows, traffic, open, turned_down, turnstile) = Default::default();
         let (mood, chance) = (watch::Sender::new(Mood::default()), Mutex::new(fastrand::Rng::with_seed(1)));
-        let sink = Arc::new(Self { address, made, mood, rows, traffic, newest, turned_down, chance, turnstile });
+        let sink = Arc::new(Self { address, made, mood, rows, traffic, open, newest, turned_down, chance, turnstile });
         let serving = sink.clone();
         tokio::spawn(async move {
             loop {
@@ -155,7 +157,13 @@ impl Sink {
                     let sink = sink.clone();
                     async move { Ok::<_, Infallible>(sink.answer(request).await) }
                 });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                serving.open.send_modify(|open| *open += 1);
+                let (connection, open) =
+                    (http1::Builder::new().serve_connection(TokioIo::new(stream), service), serving.clone());
+                tokio::spawn(async move {
+                    drop(connection.await);
+                    open.open.send_modify(|open| *open -= 1);
+                });
             }
         });
         sink
@@ -171,6 +179,12 @@ impl Sink {
 
     pub(crate) fn be(&self, mood: Mood) {
         self.mood.send_replace(mood);
+    }
+
+    /// Waits until it has answered all that those have asked who were killed, and nobody else is there.
+    pub(crate) async fn is_left(&self) {
+        let mut open = self.open.subscribe();
+        within(PATIENCE, "an end of all connections", open.wait_for(|open| *open == 0)).await.unwrap();
     }
 
     /// Has the next change wait that comes.
