@@ -16,7 +16,7 @@ use crate::{
     Transport, Version,
     authority::Authority,
     behind::Custody,
-    claim::{Arrivals, Attendance, Contact, Phase, Tenure},
+    claim::{Attendance, Contact, Phase, Tenure},
     group::{Group, GroupConfig, Writes},
     link::Peer,
     lock::Keeper,
@@ -114,7 +114,7 @@ struct Inner {
     attendance: Mutex<Attendance>,
     /// Members that came, to be asked for what they acted for (rule W5).
     came: Mutex<Vec<Arc<str>>>,
-    /// Members that were asked for that, and are to be asked again.
+    /// Members that are still to be asked: that did not answer, that were there before this node, or that serve from now on.
     unrecalled: Mutex<BTreeSet<Arc<str>>>,
     /// How many members have left, or started anew.
     departures: Counter,
@@ -464,43 +464,6 @@ impl Node {
         tenure.gain(&gained, previous, self.next_version(), self.clock().now(), false);
         self.meet(&new);
         Ok(())
-    }
-
-    /// Takes down since when there are the members that there are, and who is to be asked for what it did before.
-    fn meet(&self, view: &View) {
-        let now = self.clock().now();
-        let mut attendance = self.0.attendance.lock();
-        let Arrivals { came, act } = attendance.take(view.members(), now);
-        self.0.keeper.set_tag(attendance.rank(self.name()));
-        drop(attendance);
-        if self.carries_claims() {
-            let others = |names: Vec<Arc<str>>| names.into_iter().filter(|name| name != self.name());
-            self.0.came.lock().extend(others(came));
-            self.0.unrecalled.lock().extend(others(act));
-        }
-        let has_others = self.carries_claims() && view.peers().next().is_some();
-        self.0.contact.has_others(has_others, now);
-    }
-
-    /// Members that came since this was last asked.
-    pub(crate) fn take_newcomers(&self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.0.came.lock())
-    }
-
-    /// A member is to be asked again for what it acted for.
-    pub(crate) fn recall_later(&self, name: Arc<str>) {
-        self.0.unrecalled.lock().insert(name);
-    }
-
-    /// Members that are to be asked so. Who has left is, if it comes back.
-    pub(crate) fn take_unrecalled(&self) -> Vec<Arc<str>> {
-        let (unrecalled, view) = (std::mem::take(&mut *self.0.unrecalled.lock()), self.peek_view());
-        unrecalled.into_iter().filter(|name| view.members().position(name).is_some()).collect()
-    }
-
-    /// As [`Attendance::member_for`].
-    pub(crate) fn member_for(&self, name: &str, incarnation: u32) -> Option<Duration> {
-        self.0.attendance.lock().member_for(name, incarnation, self.clock().now())
     }
 
     pub(crate) fn authority(&self) -> &Authority {

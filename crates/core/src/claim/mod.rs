@@ -9,6 +9,7 @@ mod awake;
 mod drive;
 mod handoff;
 mod message;
+mod nodes;
 mod state;
 mod table;
 mod tenure;

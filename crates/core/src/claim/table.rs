@@ -3,14 +3,11 @@
 //! It is told of views, claims, answers and time that has passed, and says which slots that concerns. Who sends, waits and
 //! repeats is the code around it; what a step means for one slot is `state.rs`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     message::{ClaimAnswer, SlotsClaim},
+    nodes::{Nodes, PerNode},
     state::{Answer, Ask, NodeId, Outcome, Role, SlotState},
 };
 use crate::{
@@ -121,48 +118,6 @@ pub(crate) struct Claimed {
     pub(crate) stops: SlotSet,
     /// Slots of which it holds entries that the claimer may want.
     pub(crate) hands_over: SlotSet,
-}
-
-/// The numbers of nodes. Names are few: those of the members that there ever were.
-#[derive(Default)]
-struct Nodes {
-    names: Vec<Arc<str>>,
-    ids: HashMap<Arc<str>, NodeId>,
-}
-
-impl Nodes {
-    fn id(&mut self, name: &Arc<str>) -> NodeId {
-        if let Some(id) = self.ids.get(name) {
-            return *id;
-        }
-        let id = self.names.len() as NodeId;
-        self.names.push(name.clone());
-        self.ids.insert(name.clone(), id);
-        id
-    }
-
-    fn name(&self, id: NodeId) -> Arc<str> {
-        self.names[id as usize].clone()
-    }
-}
-
-/// What holds of a node, looked up once for all slots that are claimed from it.
-struct PerNode<T, F> {
-    look_up: F,
-    found: Vec<Option<T>>,
-}
-
-impl<T: Copy, F: Fn(&str) -> T> PerNode<T, F> {
-    fn new(look_up: F) -> Self {
-        Self { look_up, found: Vec::new() }
-    }
-
-    fn of(&mut self, id: NodeId, nodes: &Nodes) -> T {
-        let Self { look_up, found } = self;
-        found.resize(found.len().max(nodes.names.len()), None);
-        let place = id as usize;
-        *found[place].get_or_insert_with(|| look_up(&nodes.names[place]))
-    }
 }
 
 impl Claims {
@@ -404,7 +359,7 @@ impl Claims {
     pub(crate) fn claims_any_from(&self, is_such: impl Fn(&str) -> bool) -> bool {
         let claims = |entry: &Entry| {
             matches!(entry.state.role(), Role::Claiming(claim)
-            if !claim.is_polite && is_such(&self.nodes.names[claim.from as usize]))
+            if !claim.is_polite && is_such(self.nodes.known(claim.from)))
         };
         self.busy.claims && self.slots.iter().any(claims)
     }
@@ -464,7 +419,7 @@ impl Claims {
         let SlotsClaim { term, acted, gave_up, is_polite, slots } = asked;
         let gave_up = gave_up.as_ref().map(|(name, given_up)| (self.nodes.id(name), *given_up));
         let ask = Ask { term: *term, acted: *acted, gave_up, is_polite: *is_polite };
-        let mut answers: HashMap<Answer, SlotSet> = HashMap::new();
+        let mut answers: BTreeMap<Answer, SlotSet> = BTreeMap::new();
         let mut claimed = Claimed::default();
         for slot in slots.iter() {
             let answered = self.phase(slot) != Phase::Away;

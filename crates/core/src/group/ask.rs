@@ -105,7 +105,9 @@ impl Group {
                 Ok(None) | Err(PeerError::Unreachable { .. }) => {}
             }
         }
-        // This node is the stand-in; or owner and stand-in are both away, and each node that is asked stands in for them.
+        // This node is the stand-in; or owner and stand-in are both away, and each node that is asked stands in for them. The question may
+        // never have left, and who comes now finds the load, or that it has gone on for too long.
+        leader.seal();
         self.stand_in(key, slot, latest(leader)).await
     }
 

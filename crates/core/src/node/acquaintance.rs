@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::Node;
 use crate::{
     Member, Moment, View,
+    claim::Arrivals,
     link::Peer,
     membership::MEMBERS_MAX,
     rules::{Rule, keeps},
@@ -24,6 +25,43 @@ const STRANGERS_MAX: usize = 64;
 const MARK_TAKER_WAIT: Duration = Duration::from_secs(10);
 
 impl Node {
+    /// Takes down since when there are the members that there are, and who is to be asked for what it did before.
+    pub(super) fn meet(&self, view: &View) {
+        let now = self.clock().now();
+        let mut attendance = self.0.attendance.lock();
+        let Arrivals { came, act } = attendance.take(view.members(), now);
+        self.0.keeper.set_tag(attendance.rank(self.name()));
+        drop(attendance);
+        if self.carries_claims() {
+            let others = |names: Vec<Arc<str>>| names.into_iter().filter(|name| name != self.name());
+            self.0.came.lock().extend(others(came));
+            self.0.unrecalled.lock().extend(others(act));
+        }
+        let has_others = self.carries_claims() && view.peers().next().is_some();
+        self.0.contact.has_others(has_others, now);
+    }
+
+    /// Members that came since this was last asked.
+    pub(crate) fn take_newcomers(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.0.came.lock())
+    }
+
+    /// A member is still to be asked for what it acted for.
+    pub(crate) fn recall_later(&self, name: Arc<str>) {
+        self.0.unrecalled.lock().insert(name);
+    }
+
+    /// Members that are still to be asked for that. Who has left is when it comes back.
+    pub(crate) fn take_unrecalled(&self) -> Vec<Arc<str>> {
+        let (unrecalled, view) = (std::mem::take(&mut *self.0.unrecalled.lock()), self.peek_view());
+        unrecalled.into_iter().filter(|name| view.members().position(name).is_some()).collect()
+    }
+
+    /// As [`Attendance::member_for`].
+    pub(crate) fn member_for(&self, name: &str, incarnation: u32) -> Option<Duration> {
+        self.0.attendance.lock().member_for(name, incarnation, self.clock().now())
+    }
+
     /// Who was a member until lately.
     pub(crate) fn departed(&self) -> Vec<Arc<str>> {
         self.0.departed.lock().iter().map(|(_, peer)| peer.member().name.clone()).collect()
