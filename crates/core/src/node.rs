@@ -112,9 +112,9 @@ struct Inner {
     waking: tokio::sync::Mutex<()>,
     /// Since when there are the members that there are, and which were sent away.
     attendance: Mutex<Attendance>,
-    /// Members that came, to be asked for what they acted for (rule W5).
+    /// Members that came or began to serve, to be asked for what they acted for (rule W5).
     came: Mutex<Vec<Arc<str>>>,
-    /// Members that are still to be asked: that did not answer, that were there before this node, or that serve from now on.
+    /// Members that are still to be asked: that did not answer, or were there before this node.
     unrecalled: Mutex<BTreeSet<Arc<str>>>,
     /// How many members have left, or started anew.
     departures: Counter,
@@ -171,7 +171,7 @@ impl Node {
         contact.has_others(config.carries_claims() && view.peers().next().is_some(), now);
         let mut attendance = Attendance::default();
         // Those that were there before it may have acted for anything, as one did to which all others were joining.
-        let mut unrecalled: BTreeSet<Arc<str>> = attendance.take(view.members(), now).came.into_iter().collect();
+        let mut unrecalled: BTreeSet<Arc<str>> = attendance.take(view.members(), now).into_iter().collect();
         unrecalled.remove(&config.name);
         let keeper = Keeper::default();
         keeper.set_tag(attendance.rank(&config.name));

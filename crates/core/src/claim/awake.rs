@@ -119,17 +119,10 @@ struct Seen {
     since: Option<Moment>,
 }
 
-/// Whom a view has that the one before had not.
-#[derive(Default)]
-pub(crate) struct Arrivals {
-    pub(crate) came: Vec<Arc<str>>,
-    /// Who was there and takes keys from now on: by its own view it may have done so for a while, and have been the only one.
-    pub(crate) act: Vec<Arc<str>>,
-}
-
 impl Attendance {
-    /// Takes down the members of a view.
-    pub(crate) fn take(&mut self, members: &Members, now: Moment) -> Arrivals {
+    /// Takes down the members of a view. Those are told that came, and who takes keys from now on: by its own view it may have done so
+    /// for a while, and have been the only one.
+    pub(crate) fn take(&mut self, members: &Members, now: Moment) -> Vec<Arc<str>> {
         if self.0.len() > 2 * MEMBERS_MAX {
             self.0.retain(|_, seen| seen.since.is_some());
         }
@@ -138,25 +131,19 @@ impl Attendance {
                 seen.since = None;
             }
         }
-        let mut arrivals = Arrivals::default();
+        let mut came = Vec::new();
         for member in members.iter() {
             let Member { name, incarnation, .. } = member;
             let takes_keys = member.takes_keys();
-            match self.0.get_mut(name) {
-                Some(seen) if seen.incarnation == *incarnation && seen.since.is_some() => {
-                    if takes_keys && !seen.takes_keys {
-                        arrivals.act.push(name.clone());
-                    }
-                    seen.takes_keys = takes_keys;
-                }
-                _ => {
-                    let seen = Seen { incarnation: *incarnation, takes_keys, since: Some(now) };
-                    self.0.insert(name.clone(), seen);
-                    arrivals.came.push(name.clone());
-                }
+            let stays = |seen: &&Seen| seen.incarnation == *incarnation && seen.since.is_some();
+            let before = self.0.get(name).filter(stays);
+            if before.is_none_or(|before| takes_keys && !before.takes_keys) {
+                came.push(name.clone());
             }
+            let since = before.map_or(Some(now), |before| before.since);
+            self.0.insert(name.clone(), Seen { incarnation: *incarnation, takes_keys, since });
         }
-        arrivals
+        came
     }
 
     /// How many nodes of lesser names have been members, this run of it being asked.

@@ -44,8 +44,8 @@ const STEP_IDLE: Duration = Duration::from_millis(100);
 /// How often slots are claimed back that others have of what is this node's own (rule C5).
 const CLAIM_BACK_EVERY: Duration = Duration::from_secs(1);
 
-/// The pause before members are asked again for what they acted for (rule W5).
-const RECALL_EVERY: Duration = Duration::from_millis(200);
+/// The pause before members are asked again for what they acted for (rule W5): some may not be there for long.
+const RECALL_EVERY: Duration = Duration::from_millis(500);
 
 /// How often it is looked at whether another member was heard of lately.
 const CONTACT_EVERY: Duration = Duration::from_millis(50);
@@ -76,7 +76,8 @@ enum Sent {
 pub(crate) async fn drive(node: Node) {
     let mut under_way: JoinSet<(Addressee, Sent)> = JoinSet::new();
     let (mut pushing, mut others, mut learning) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
-    let (mut recalling, mut recalled) = (JoinSet::new(), Instant::now());
+    // Those that were there before this node are asked at once.
+    let (mut recalling, mut recalls_at) = (JoinSet::new(), Instant::now());
     others.spawn(keep_contact(node.clone()));
     let mut sendings: HashMap<Addressee, Sending> = HashMap::new();
     let mut claimed_back = Instant::now();
@@ -91,7 +92,7 @@ pub(crate) async fn drive(node: Node) {
                 node.recall_from(newcomers).await;
             });
         }
-        if recalling.is_empty() && now >= recalled + RECALL_EVERY {
+        if recalling.is_empty() && now >= recalls_at {
             let late = node.take_unrecalled();
             if !late.is_empty() {
                 let node = node.clone();
@@ -135,7 +136,7 @@ pub(crate) async fn drive(node: Node) {
             Some(_) = pushing.join_next() => node.tenure().handed_over(),
             Some(_) = others.join_next() => {}
             Some(_) = learning.join_next() => {}
-            Some(_) = recalling.join_next() => recalled = Instant::now(),
+            Some(_) = recalling.join_next() => recalls_at = Instant::now() + RECALL_EVERY,
             Some(sent) = under_way.join_next() => {
                 let Ok((id, sent)) = sent else { continue };
                 let Some(sending) = sendings.get_mut(&id) else { continue };

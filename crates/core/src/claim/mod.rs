@@ -17,7 +17,7 @@ mod tenure;
 #[cfg(test)]
 mod explore;
 
-pub(crate) use awake::{Arrivals, Attendance, Contact};
+pub(crate) use awake::{Attendance, Contact};
 pub use message::{
     CARRIED_LEN_MAX, Carried, ClaimAnswer, GUARDS_MAX, GivenUp, MARKS_MAX, PUSH_ENTRIES_MAX, PUSH_LEN,
     PUSH_VALUE_LEN_MAX, PushedEntry, REMEMBERED_MAX, Remembered, SlotCall, SlotReply, SlotRequest, SlotsClaim,

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use super::Node;
 use crate::{
     Member, Moment, View,
-    claim::Arrivals,
     link::Peer,
     membership::MEMBERS_MAX,
     rules::{Rule, keeps},
@@ -29,19 +28,17 @@ impl Node {
     pub(super) fn meet(&self, view: &View) {
         let now = self.clock().now();
         let mut attendance = self.0.attendance.lock();
-        let Arrivals { came, act } = attendance.take(view.members(), now);
+        let came = attendance.take(view.members(), now);
         self.0.keeper.set_tag(attendance.rank(self.name()));
         drop(attendance);
         if self.carries_claims() {
-            let others = |names: Vec<Arc<str>>| names.into_iter().filter(|name| name != self.name());
-            self.0.came.lock().extend(others(came));
-            self.0.unrecalled.lock().extend(others(act));
+            self.0.came.lock().extend(came.into_iter().filter(|name| name != self.name()));
         }
         let has_others = self.carries_claims() && view.peers().next().is_some();
         self.0.contact.has_others(has_others, now);
     }
 
-    /// Members that came since this was last asked.
+    /// Members that came since this was last asked, or began to serve.
     pub(crate) fn take_newcomers(&self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.0.came.lock())
     }
