@@ -662,6 +662,25 @@ mod tests {
     }
 
     #[test]
+    fn what_another_acted_for_is_recalled_once_it_is_had_and_not_from_who_has_just_released_it() {
+        let (a, mut b, c) = (name("a"), Claims::new(&name("b")), name("c"));
+        let start = Moment::default();
+        change(&mut b, "b", Some(SLOT_COUNT), 10_000, 2);
+        let [(_, ask)] = &b.asks()[..] else { panic!("it claims from a") };
+        let Recalled { recalled, is_all } = b.recall(&ask.slots, (&c, start), version(3), start);
+        assert_eq!((recalled.len(), is_all), (0, false), "it is still claimed from a");
+        assert!(b.recall(&ask.slots, (&a, start), version(3), start).is_all, "that is where it is claimed from");
+
+        let (asked, heard) = (start, start + Duration::from_millis(1));
+        let answers = vec![(ask.slots.clone(), ClaimAnswer::Released { had: true })];
+        b.answered(&a, ask.term, answers, version(9), heard);
+        let late = b.recall(&ask.slots, (&a, asked), version(10), heard);
+        assert_eq!((late.recalled.len(), late.is_all), (0, true), "it was asked before it released them");
+        let Recalled { recalled, is_all } = b.recall(&ask.slots, (&c, asked), version(10), heard);
+        assert_eq!((recalled.len(), is_all), (6_384, true));
+    }
+
+    #[test]
     fn a_slot_that_another_took_is_claimed_back_at_once_only_if_that_one_is_away() {
         let (mut a, b) = (Claims::new(&name("a")), name("b"));
         change(&mut a, "a", None, SLOT_COUNT, 1);
