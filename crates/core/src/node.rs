@@ -109,7 +109,7 @@ struct Inner {
     /// What it can prove.
     authority: Authority,
     /// Held while it asks whether its view stands.
-    waking: tokio::sync::Mutex<()>,
+    waking: Arc<tokio::sync::Mutex<()>>,
     /// Since when there are the members that there are, and which were sent away.
     attendance: Mutex<Attendance>,
     /// Members that came or began to serve, to be asked for what they acted for (rule W5).
@@ -189,7 +189,7 @@ impl Node {
             strangers: Mutex::default(),
             authority: Authority::default(),
             contact,
-            waking: tokio::sync::Mutex::default(),
+            waking: Arc::default(),
             attendance: Mutex::new(attendance),
             came: Mutex::default(),
             unrecalled: Mutex::new(unrecalled),
@@ -251,6 +251,11 @@ impl Node {
             Ring::Groupcache if self.peek_view().is_mine(slot, key) => Phase::Acts,
             Ring::Groupcache => Phase::Away,
         }
+    }
+
+    /// Whether it acts for a key and is sure of that: what it does as the key's owner counts (rule A1).
+    pub(crate) fn acts_now(&self, slot: Slot, key: &[u8]) -> bool {
+        self.phase(slot, key) == Phase::Acts && self.contact().is_sure(|| self.clock().now())
     }
 
     /// Whether it acts for a slot, and has all that there is of it.
@@ -474,7 +479,7 @@ impl Node {
         &self.0.contact
     }
 
-    pub(crate) fn waking(&self) -> &tokio::sync::Mutex<()> {
+    pub(crate) fn waking(&self) -> &Arc<tokio::sync::Mutex<()>> {
         &self.0.waking
     }
 

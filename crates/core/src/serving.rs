@@ -59,7 +59,7 @@ impl PeerService for Serving {
                     node.forget_locks(|slot| slots.contains(slot) && node.tenure().phase(slot) != Phase::Acts);
                     SlotReply::Confirmed
                 }
-                SlotCall::Recall => node.recalled(&from, incarnation),
+                SlotCall::Recall { has_yours } => node.recalled(&from, incarnation, has_yours),
                 SlotCall::Push { term, group, entries } => {
                     SlotReply::Pushed { wants_more: node.group(&group)?.take_pushed(&from, term, entries) }
                 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     message::{SlotCall, SlotReply},
-    table::Recalled,
+    outcomes::Recalled,
 };
 use crate::{Member, Members, Moment, Node, membership::MEMBERS_MAX, placement::SlotSet};
 
@@ -32,9 +32,9 @@ const SURE_FOR_MIN: Duration = Duration::from_millis(250);
 /// on.
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
 
-/// The same for a node that has heard nothing for so long that its links are gone: it has to make them anew, as nothing else
-/// tells one that stood still from one that is cut off.
-const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How long a node asks that has not even done so for a while. It stood still, so that most likely it is not cut off, and others have acted
+/// in its place: its links are to be made anew, and they may be busy.
+const SLEPT_WAIT: Duration = Duration::from_secs(3);
 
 /// How many are asked at once.
 const ASKED_MAX: usize = 3;
@@ -181,42 +181,77 @@ struct Heard {
 impl Node {
     /// Waits until the node is sure that its view stands, or that nobody can tell it (rule A1).
     pub(crate) async fn awaken(&self) {
-        let now = || self.clock().now();
-        if self.contact().is_sure(now) {
-            return;
+        let is_sure = || self.contact().is_sure(|| self.clock().now());
+        while !is_sure() {
+            let waking = self.waking().clone().lock_owned().await;
+            if is_sure() {
+                return;
+            }
+            // In a task of its own: who waits for it may go at any time, and what it has begun is not to be left half done.
+            let node = self.clone();
+            let woken = tokio::spawn(async move {
+                node.wake_up().await;
+                drop(waking);
+            });
+            // If it panicked another begins.
+            drop(woken.await);
         }
-        let _one = self.waking().lock().await;
+    }
+
+    async fn wake_up(&self) {
+        let now = || self.clock().now();
+        let stood_still = || now().since(self.contact().last());
+        // Also while it asked: what comes to nothing then does not say that it is cut off.
+        let sleeps = || stood_still() > 2 * self.contact().sure_for();
+        let (mut has_slept, mut asks_all, mut until) = (false, false, Instant::now() + ANSWER_WAIT);
         while !self.contact().is_sure(now) {
-            let last = self.contact().last();
-            let view = self.view();
+            if !has_slept && sleeps() {
+                tracing::info!(stood_still = ?stood_still(), "this node stood still: it asks what others did in its place");
+                (has_slept, asks_all, until) = (true, true, Instant::now() + SLEPT_WAIT);
+            }
+            let (view, sent) = (self.view(), now());
             let is_alone = view.peers().next().is_none();
             let mut peers: Vec<Arc<str>> = view.peers().map(|peer| peer.member().name.clone()).collect();
             if is_alone {
                 peers = self.departed();
             }
-            self.chance(|chance| chance.shuffle(&mut peers));
-            let is_long_ago = now().since(last) > 2 * self.contact().sure_for();
-            let wait = if is_long_ago { FIRST_ANSWER_WAIT } else { ANSWER_WAIT };
-            let asked = peers.iter().take(ASKED_MAX).map(|name| Box::pin(self.ask_recall(name.clone(), wait)));
-            let asked = asked.collect::<Vec<_>>();
-            let heard = if asked.is_empty() { Err(()) } else { select_ok(asked).await.map(|(heard, _)| heard) };
-            match heard {
-                Err(()) => {
+            let is_member =
+                if asks_all { self.recall_from(peers.clone()).await } else { self.ask_some(peers.clone()).await };
+            // The slowest of all may take longer than what the others said counts.
+            asks_all &= is_member.is_none();
+            match is_member {
+                None if !has_slept && sleeps() => {}
+                // Links of before may be dead, and who is there be busy.
+                None if !peers.is_empty() && Instant::now() + ANSWER_WAIT < until => sleep(ANSWER_WAIT).await,
+                None => {
                     tracing::debug!("nobody says whether the view stands");
+                    // They are asked all the same, until they say it.
+                    peers.into_iter().for_each(|peer| self.recall_later(peer));
                     self.contact().set(if is_alone { Moment::NEVER } else { now() });
                 }
-                Ok(Heard { sent, member_for: Some(member_for), .. }) => {
-                    if member_for < sent.since(last) {
-                        tracing::info!("this node was sent away for a while: it asks what others did in its place");
-                        self.recall_from(peers).await;
-                    }
-                    self.contact().set(sent);
-                }
-                Ok(Heard { member_for: None, .. }) if !view.is_serving() => self.contact().set(now()),
+                Some(true) => self.contact().set(sent),
+                Some(false) if !view.is_serving() => self.contact().set(now()),
                 // It was sent away. Its membership is about to say so, or that it is back.
-                Ok(_) => sleep(ANSWER_WAIT).await,
+                Some(false) => sleep(ANSWER_WAIT).await,
             }
         }
+    }
+
+    /// Asks some members whether this node is one, and all of them what they acted for if it was sent away. `None`: nobody answers.
+    async fn ask_some(&self, mut members: Vec<Arc<str>>) -> Option<bool> {
+        let last = self.contact().last();
+        self.chance(|chance| chance.shuffle(&mut members));
+        let asked = members.iter().take(ASKED_MAX).map(|name| Box::pin(self.ask_recall(name.clone(), ANSWER_WAIT)));
+        let asked = asked.collect::<Vec<_>>();
+        if asked.is_empty() {
+            return None;
+        }
+        let (Heard { sent, member_for, .. }, _) = select_ok(asked).await.ok()?;
+        if member_for.is_some_and(|member_for| member_for < sent.since(last)) {
+            tracing::info!("this node was sent away for a while: it asks what others did in its place");
+            self.recall_from(members).await;
+        }
+        Some(member_for.is_some())
     }
 
     /// Sees to it that the node stays sure.
@@ -239,15 +274,18 @@ impl Node {
     }
 
     /// Asks members for what they acted for while they did not share a view with this node, and claims from them what of it
-    /// is this node's (rule W5). Who does not say it, or has some that is still being claimed from another, is to be asked again.
-    pub(super) async fn recall_from(&self, members: Vec<Arc<str>>) {
+    /// is this node's (rule W5). Who does not say it, or has some that is still being claimed from another, is to be asked again. Gives
+    /// back whether this node is a member by somebody's view; `None`: nobody answered.
+    pub(super) async fn recall_from(&self, members: Vec<Arc<str>>) -> Option<bool> {
         let ask = |member: Arc<str>| async move { (member.clone(), self.ask_recall(member, RECALL_TIMEOUT).await) };
         let mut heard = stream::iter(members).map(ask).buffer_unordered(RECALLS_MAX);
+        let mut is_member = None;
         while let Some((from, heard)) = heard.next().await {
-            let Ok(Heard { slots, sent, .. }) = heard else {
+            let Ok(Heard { slots, sent, member_for }) = heard else {
                 self.recall_later(from);
                 continue;
             };
+            is_member = Some(is_member == Some(true) || member_for.is_some());
             let view = self.view();
             let mine: SlotSet = slots.iter().filter(|slot| view.is_mine(*slot, &[])).collect();
             let Recalled { recalled, is_all } =
@@ -261,11 +299,14 @@ impl Node {
                 self.tenure().clean(&recalled);
             }
         }
+        is_member
     }
 
     async fn ask_recall(&self, from: Arc<str>, wait: Duration) -> Result<Heard, ()> {
-        let sent = self.clock().now();
-        match self.say(&from, SlotCall::Recall, Instant::now() + wait).await {
+        let (view, sent) = (self.view(), self.clock().now());
+        let is_theirs = |slot| view.owner(slot, &[]).is_some_and(|owner| owner.name == from);
+        let has_yours = self.tenure().lost().iter().any(is_theirs);
+        match self.say(&from, SlotCall::Recall { has_yours }, Instant::now() + wait).await {
             Ok(SlotReply::Recalled { member_for, slots }) => Ok(Heard { sent, member_for, slots }),
             Ok(_) => Err(()),
             Err(error) => {
@@ -276,7 +317,11 @@ impl Node {
     }
 
     /// Answers a member that asks what [`recall_from`](Self::recall_from) does.
-    pub(crate) fn recalled(&self, from: &str, incarnation: u32) -> SlotReply {
+    pub(crate) fn recalled(&self, from: &Arc<str>, incarnation: u32, has_mine: bool) -> SlotReply {
+        if has_mine {
+            self.recall_later(from.clone());
+            self.tenure().work.notify_one();
+        }
         SlotReply::Recalled { member_for: self.member_for(from, incarnation), slots: self.tenure().unclaimed() }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     handoff,
     message::{CARRIED_LEN_MAX, Carried, ClaimAnswer, GivenUp, SlotCall, SlotReply, SlotRequest, SlotsClaim},
-    table::{Answered, Claimed},
+    outcomes::{Answered, Claimed},
     tenure::Unheard,
 };
 use crate::{
@@ -41,8 +41,9 @@ const STEP: Duration = Duration::from_millis(10);
 /// The same while none is.
 const STEP_IDLE: Duration = Duration::from_millis(100);
 
-/// How often slots are claimed back that others have of what is this node's own (rule C5).
-const CLAIM_BACK_EVERY: Duration = Duration::from_secs(1);
+/// How often slots are claimed back that others have of what is this node's own (rule C5). Until then nobody may answer for them: by their
+/// own view the others don't own them.
+const CLAIM_BACK_EVERY: Duration = Duration::from_millis(200);
 
 /// The pause before members are asked again for what they acted for (rule W5): some may not be there for long.
 const RECALL_EVERY: Duration = Duration::from_millis(500);

@@ -57,7 +57,11 @@ pub enum SlotCall {
         slots: SlotSet,
     },
     /// Asks which slots the other acted for, and since when the asker has been a member without a break (rules W5 and A1).
-    Recall,
+    Recall {
+        /// The asker acted for slots that the other owns by the asker's view, and nobody has claimed them from it: it is to be asked in
+        /// turn.
+        has_yours: bool,
+    },
     /// Hands over entries of slots that were released under this term (rule H1).
     Push {
         /// The claim's.

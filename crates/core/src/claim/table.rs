@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     message::{ClaimAnswer, SlotsClaim},
     nodes::{Nodes, PerNode},
+    outcomes::{Answered, Claimed, Recalled},
     state::{Answer, Ask, NodeId, Outcome, Role, SlotState},
 };
 use crate::{
@@ -39,28 +40,6 @@ pub(crate) enum Phase {
     Lingers,
 }
 
-/// What answers came to.
-#[derive(Debug, Default)]
-pub(crate) struct Answered {
-    /// Slots that the node acts for from now on.
-    pub(crate) acts: SlotSet,
-    /// Those of them that who answered had acted for itself.
-    pub(crate) heard: SlotSet,
-    /// Those of them of which it loaded something meanwhile, which is not to be kept (rule C4).
-    pub(crate) forgets: SlotSet,
-    /// Claims were turned down, to be repeated a little later.
-    pub(crate) is_turned_down: bool,
-}
-
-/// What came of slots that another acted for as well.
-#[derive(Debug)]
-pub(crate) struct Recalled {
-    /// Slots that are claimed from there.
-    pub(crate) recalled: SlotSet,
-    /// There are no others that this node is still claiming from somebody else, to be recalled once it acts for them.
-    pub(crate) is_all: bool,
-}
-
 /// The slots of one node.
 pub(crate) struct Claims {
     nodes: Nodes,
@@ -75,6 +54,7 @@ pub(crate) struct Claims {
 #[derive(Default)]
 struct Busy {
     claims: bool,
+    lost: bool,
     lingers: bool,
     warms: bool,
     kept: bool,
@@ -108,16 +88,6 @@ struct Entry {
     /// The store may hold entries of the slot though the node does not act for it, for who claimed it under this term, or will
     /// (zero). Until when.
     kept: Option<(Version, Moment)>,
-}
-
-/// What was released, and to whom: the answers to a claim.
-#[derive(Debug, Default)]
-pub(crate) struct Claimed {
-    pub(crate) answers: Vec<(SlotSet, ClaimAnswer)>,
-    /// Slots that the node answered for until then.
-    pub(crate) stops: SlotSet,
-    /// Slots of which it holds entries that the claimer may want.
-    pub(crate) hands_over: SlotSet,
 }
 
 impl Claims {
@@ -280,7 +250,7 @@ impl Claims {
             if matches!(role, Role::Acting { .. }) {
                 entry.kept = Some((Version::ZERO, now + HANDOFF_TIME));
                 entry.lingers = (!lingers.is_zero()).then(|| now + lingers);
-                (self.busy.kept, self.busy.lingers) = (true, true);
+                (self.busy.kept, self.busy.lingers, self.busy.lost) = (true, true, true);
             }
         }
         gained
@@ -348,6 +318,16 @@ impl Claims {
     pub(crate) fn unclaimed(&self) -> SlotSet {
         let acted = |slot: &Slot| matches!(self.entry(*slot).state.role(), Role::Acting { .. } | Role::Lost);
         Slot::all().filter(acted).collect()
+    }
+
+    /// The slots that this node acted for until its view gave them to others, who have not claimed them.
+    pub(crate) fn lost(&mut self) -> SlotSet {
+        if !self.busy.lost {
+            return SlotSet::default();
+        }
+        let lost = self.each(|entry, _| matches!(entry.state.role(), Role::Lost));
+        self.busy.lost = !lost.is_empty();
+        lost
     }
 
     /// Whether a slot is claimed that has not been had yet, but for those that another has by its own view.

@@ -18,7 +18,8 @@ use tokio::{
 use super::{
     handoff::{CONFIRM_WAIT, HANDOFF_LEN_MAX, Handoff},
     message::{ClaimAnswer, SlotsClaim},
-    table::{Answered, Claimed, Claims, Phase, Recalled},
+    outcomes::{Answered, Claimed, Recalled},
+    table::{Claims, Phase},
 };
 use crate::{
     Clock, Moment, Version,
@@ -234,6 +235,11 @@ impl Tenure {
     /// The slots that this node acts or acted for, and that nobody has claimed from it.
     pub(crate) fn unclaimed(&self) -> SlotSet {
         self.claims.lock().unclaimed()
+    }
+
+    /// The slots that this node acted for until its view gave them to others, who have not claimed them.
+    pub(crate) fn lost(&self) -> SlotSet {
+        self.claims.lock().lost()
     }
 
     #[cfg(test)]

@@ -138,7 +138,7 @@ impl Group {
         }
         let lent = || self.is_lent(&write.key, slot);
         let version_of = || {
-            if inner.node.phase(slot, write.key.as_bytes()) != Phase::Acts {
+            if !inner.node.acts_now(slot, write.key.as_bytes()) {
                 return Some(Err(not_here()));
             }
             if lent() {
@@ -207,8 +207,9 @@ impl Group {
         let goes_out = is_change && self.writes_through();
         if !goes_out {
             self.settle_leases(key, slot, Some(write.deadline)).await?;
+            inner.node.awaken().await;
             return writer.end(|| {
-                if inner.node.phase(slot, key.as_bytes()) != Phase::Acts {
+                if !inner.node.acts_now(slot, key.as_bytes()) {
                     return Err(not_here());
                 }
                 let version = self.apply(write, slot, inner.node.next_version())?;
@@ -218,8 +219,9 @@ impl Group {
         let (outside, version) = self.write_outside(write, slot, &writer).await?;
         // The copies elsewhere go whatever came of it, however long that takes: the origin was asked.
         self.settle_leases(key, slot, None).await?;
+        inner.node.awaken().await;
         let has_slot = writer.end(|| {
-            let has_slot = inner.node.phase(slot, key.as_bytes()) == Phase::Acts;
+            let has_slot = inner.node.acts_now(slot, key.as_bytes());
             if has_slot {
                 self.apply_outside(write, slot, version, &outside);
             }

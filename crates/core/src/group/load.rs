@@ -173,32 +173,36 @@ impl Group {
         };
         let work = leader.unless_abandoned(work);
         let brought = if role == Role::Owner { work.await } else { self.closing_after_lease(&leader, work).await };
-        let proven = |landing| self.proven_landing(slot, role, covers.as_ref(), landing);
+        let stood_still = role == Role::Owner && self.wake().await;
+        let proven = |landing, attached: bool| match self.proven_landing(slot, role, covers.as_ref(), landing) {
+            Landing::Fetched(_) if stood_still && !attached => Landing::Elsewhere,
+            landing => landing,
+        };
         match brought {
             None => {}
-            Some(Brings::Landing(landing)) => leader.land(|_| proven(landing)),
+            Some(Brings::Landing(landing)) => leader.land(|attached| proven(landing, attached)),
             Some(Brings::Handed(handed)) => {
                 leader.land(|attached| {
                     let landing = Landing::Fetched(self.landing_handed(&key, slot, handed, attached));
-                    proven(landing)
+                    proven(landing, attached)
                 });
             }
             Some(Brings::Recorded(start, record)) => {
                 leader.land(|attached| {
                     let landing = self.landing_record((&key, slot, role), start, record, attached);
-                    proven(landing)
+                    proven(landing, attached)
                 });
             }
             Some(Brings::Found(found)) => {
                 leader.land(|attached| {
                     let landing = self.landing_found(&key, slot, role, found, attached);
-                    proven(landing)
+                    proven(landing, attached)
                 });
             }
             Some(Brings::Loaded(start, loaded)) => {
                 leader.land(|attached| {
                     let landing = self.landing(&key, slot, role, start, loaded, attached);
-                    proven(landing)
+                    proven(landing, attached)
                 });
             }
         }
@@ -293,13 +297,28 @@ impl Group {
             loaded = work => loaded,
             () = all_abandoned(&ready) => return,
         };
+        let stood_still = self.wake().await;
         for (led, loaded) in ready.into_iter().zip(loaded) {
             let Led { leader, key, slot } = led;
             leader.land(|attached| {
                 let landing = self.landing(&key, slot, Role::Owner, start, loaded, attached);
+                if stood_still && !attached {
+                    return Landing::Elsewhere;
+                }
                 self.proven_landing(slot, Role::Owner, None, landing)
             });
         }
+    }
+
+    /// This node is about to answer as the owner of what it has loaded (rule A1). If it was not sure that it is, others may have acted in its
+    /// place, who joined the load meanwhile have to look for the owner again if so. Whether it was not.
+    async fn wake(&self) -> bool {
+        let node = &self.0.node;
+        let is_sure = node.contact().is_sure(|| self.now());
+        if !is_sure {
+            node.awaken().await;
+        }
+        !is_sure
     }
 
     /// Why there is nothing to load after all, if so.

@@ -94,7 +94,7 @@ impl Hears {
             let reply = match request.call {
                 SlotCall::Claim(_) => SlotReply::Claimed(Vec::new(), Carried::default()),
                 SlotCall::Confirm { .. } => SlotReply::Confirmed,
-                SlotCall::Recall => SlotReply::Recalled { member_for: None, slots: SlotSet::default() },
+                SlotCall::Recall { .. } => SlotReply::Recalled { member_for: None, slots: SlotSet::default() },
                 SlotCall::Push { .. } => SlotReply::Pushed { wants_more: true },
                 SlotCall::Revoke { .. } => SlotReply::Revoked,
                 SlotCall::Clock => SlotReply::Clock { reading: a_version().reading() },
@@ -157,7 +157,7 @@ fn calls() -> [SlotCall; 13] {
     [
         SlotCall::Claim(claim(some_of_them())),
         SlotCall::Confirm { term: a_version(), slots: some_of_them() },
-        SlotCall::Recall,
+        SlotCall::Recall { has_yours: true },
         SlotCall::Push { term: a_version(), group: "users".into(), entries: vec![entry("k", Some("v".into()), None)] },
         SlotCall::Revoke { group: "users".into(), key: a_key(b"k\xff/") },
         SlotCall::Clock,

@@ -208,30 +208,6 @@ async fn a_load_that_a_claim_overtakes_is_answered_and_not_kept() {
     assert_eq!(cluster.groups[owner].store_stats().items(), 0);
 }
 
-/// Rule A1: a node that was stopped, sent away and taken in again by the others asks before it answers.
-#[tokio::test(start_paused = true)]
-async fn a_node_that_slept_while_others_acted_for_it_answers_with_what_they_wrote() {
-    let cluster = cluster(3, false, &GroupConfig::default()).await;
-    let sleeper = 0;
-    let key = keys().into_iter().find(|key| cluster.owner(key) == sleeper).unwrap();
-    cluster.groups[1].put(&key, Value::from("old"), None, Condition::Always, TIMEOUT).await.unwrap();
-    let name = cluster.nodes[sleeper].name().clone();
-    cluster.network.hold(&name);
-    cluster.drivers[sleeper].abort();
-    let rest = [1, 2].map(|place| cluster.nodes[place].name().to_string());
-    for place in [1, 2] {
-        cluster.nodes[place].change_view(members(&rest)).unwrap();
-    }
-    sleep(Duration::from_secs(10)).await;
-    cluster.groups[1].put(&key, Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
-    for place in [1, 2] {
-        cluster.nodes[place].change_view(states(&cluster, &[(3, MemberState::Joining)])).unwrap();
-    }
-    tokio::spawn(cluster.nodes[sleeper].clone().claim_slots());
-    cluster.network.release(&name);
-    assert_eq!(text(&cluster.get(sleeper, &key).await.unwrap()), "new");
-}
-
 /// Rule W5: who does not say at once what it acted for is asked until it does.
 #[tokio::test(start_paused = true)]
 async fn what_a_node_wrote_while_it_was_apart_is_had_from_it_though_it_answers_late() {

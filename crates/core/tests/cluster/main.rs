@@ -13,6 +13,7 @@ mod one_load;
 mod reads;
 mod replicated;
 mod settings;
+mod slept;
 mod standing_in;
 mod straddled;
 mod strong;

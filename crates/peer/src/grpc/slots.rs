@@ -64,7 +64,7 @@ pub(super) fn op(call: &SlotCall) -> (Option<Arc<str>>, Option<Key>, Op) {
         SlotCall::Confirm { term, slots } => {
             (None, Op::Confirm(proto::Confirm { term: Some(version(*term)), slots: slots.to_bytes().into() }))
         }
-        SlotCall::Recall => (None, Op::Recall(proto::Recall {})),
+        SlotCall::Recall { has_yours } => (None, Op::Recall(proto::Recall { has_yours: *has_yours })),
         SlotCall::Push { term, group, entries } => {
             let entries = proto::Entries { entries: entries.iter().map(entry).collect() };
             let entries = entries.encode_to_vec().into();
@@ -99,7 +99,7 @@ pub(super) fn parse_op(op: Op, group: Option<&Arc<str>>, key: &[u8]) -> Result<S
         Op::Confirm(confirm) => {
             Ok(SlotCall::Confirm { term: parse_term(confirm.term)?, slots: parse_slots(&confirm.slots)? })
         }
-        Op::Recall(_) => Ok(SlotCall::Recall),
+        Op::Recall(recall) => Ok(SlotCall::Recall { has_yours: recall.has_yours }),
         Op::Push(push) => {
             let entries: proto::Entries = parse_counted(push.entries, PUSH_ENTRIES_MAX)?;
             let entries = entries.entries.into_iter().map(parse_entry).collect::<Result<Vec<_>, Error>>()?;
@@ -188,7 +188,7 @@ pub(super) fn is_reply(call: &SlotCall, reply: &SlotReply) -> bool {
         (call, reply),
         (SlotCall::Claim(_), SlotReply::Claimed(..))
             | (SlotCall::Confirm { .. }, SlotReply::Confirmed)
-            | (SlotCall::Recall, SlotReply::Recalled { .. })
+            | (SlotCall::Recall { .. }, SlotReply::Recalled { .. })
             | (SlotCall::Push { .. }, SlotReply::Pushed { .. })
             | (SlotCall::Revoke { .. }, SlotReply::Revoked)
             | (SlotCall::Clock, SlotReply::Clock { .. })

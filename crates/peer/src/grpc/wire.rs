@@ -333,7 +333,7 @@ mod tests {
         let op = prop_oneof![
             8 => any_get().prop_map(|get| Some(Op::Get(get))),
             1 => Just(Some(Op::Ping(Ping {}))),
-            1 => Just(Some(Op::Recall(Recall {}))),
+            1 => any::<bool>().prop_map(|has_yours| Some(Op::Recall(Recall { has_yours }))),
             1 => any_version().prop_map(|term| {
                 Some(Op::Push(Push { term: Some(term), entries: "entries".into() }))
             }),

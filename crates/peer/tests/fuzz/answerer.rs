@@ -97,7 +97,7 @@ async fn ask(link: &Arc<dyn PeerClient>, name: &'static str, is_readable: bool) 
             drop(timeout(TIMEOUT + LATE_MAX, written).await.map_err(|_| format!("{name} does not end"))?);
         }
         "claim" | "recall" => {
-            let call = if name == "claim" { SlotCall::Claim(claim()) } else { SlotCall::Recall };
+            let call = if name == "claim" { SlotCall::Claim(claim()) } else { SlotCall::Recall { has_yours: false } };
             let said = link.slots(SlotRequest { from: "a".into(), incarnation: 1, call }, deadline);
             drop(timeout(TIMEOUT + LATE_MAX, said).await.map_err(|_| format!("{name} does not end"))?);
         }

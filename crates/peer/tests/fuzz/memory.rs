@@ -261,7 +261,7 @@ async fn a_list_of_empty_things_is_no_bomb() {
         raw.send(&Frame { answers, ..Frame::default() }.encode_to_vec());
         raw
     };
-    let recall = SlotRequest { from: "a".into(), incarnation: 1, call: SlotCall::Recall };
+    let recall = SlotRequest { from: "a".into(), incarnation: 1, call: SlotCall::Recall { has_yours: true } };
     let (reply, _raw) = tokio::join!(link.slots(recall, deadline()), bomb);
     assert!(matches!(reply, Err(PeerError::Unreachable { sent: true, .. })), "{reply:?}");
     gauge.stays_below(32 * MIB);

@@ -122,7 +122,7 @@ async fn what_is_said_against_the_rules_is_refused_and_nothing_else() {
         Op::Claim(claim()),
         Op::Claim(proto::Claim { sent_by: "c".into(), given_up, ..claim() }),
         confirm(slots()),
-        Op::Recall(proto::Recall {}),
+        Op::Recall(proto::Recall::default()),
         push(vec![]),
         push(vec![entry(); PUSH_ENTRIES_MAX]),
         push(vec![key(1_024), value(PUSH_VALUE_LEN_MAX), proto::Entry { value: None, ..entry() }]),
@@ -339,7 +339,7 @@ async fn looking() -> (SocketAddr, watch::Receiver<usize>) {
 async fn what_is_said_of_an_unknown_view_does_not_wait_for_a_look_and_a_get_does() {
     let (node, mut looked) = looking().await;
     let ops = [Op::Claim(claim()), Op::Confirm(proto::Confirm { term: term(), slots: slots() })];
-    let others = [Op::Recall(proto::Recall {}), push(vec![entry()])];
+    let others = [Op::Recall(proto::Recall::default()), push(vec![entry()])];
     let mut raw = Raw::hello(node).await;
     for (view, op) in (1_000..).zip(ops.into_iter().chain(others)) {
         raw.send(&Frame { view, ..frame(vec![get(1), request(2, op)]) }.encode_to_vec());
