@@ -230,8 +230,10 @@ impl Group {
         let taken_down = node.take_down(&record, write.deadline).await?;
         // The copies elsewhere go, however long that takes: the write is taken down.
         self.settle_leases(key, slot, None).await?;
+        // While that took place this node may have stood still, and another have acted for it.
+        node.awaken().await;
         let has_slot = writer.end(|| {
-            let has_slot = node.phase(slot, key.as_bytes()) == Phase::Acts;
+            let has_slot = node.acts_now(slot, key.as_bytes());
             if has_slot {
                 // The condition was judged when the write had its turn, and nobody else had one since.
                 let write = PeerWrite { condition: Condition::Always, ..write.clone() };
@@ -263,12 +265,14 @@ impl Group {
         Ok(self.write_anywhere(write.clone()).await.map_err(unknown)?.unwrap_or(version))
     }
 
-    /// A record is this node's from now on: what is older goes, and its writer's repetition is known.
+    /// A record is this node's from now on: what is older goes and is not taken from who had the slot before, also once the record is at the
+    /// origin; and its writer's repetition is known.
     pub(crate) fn takes_over_record(&self, record: &Record) {
         let Record { id: RecordId { place, version }, idempotency_key, .. } = record;
-        self.0
-            .loads
-            .hold(&place.key, || self.0.store.remove_if(place.key.as_bytes(), |hit| hit.meta().version < *version));
+        self.0.loads.hold(&place.key, || {
+            self.0.store.remove_if(place.key.as_bytes(), |hit| hit.meta().version < *version);
+            self.bury(&place.key, place.slot);
+        });
         if let Some(idempotency_key) = idempotency_key {
             self.0.memory.add(&place.key, idempotency_key, Some(*version), self.now());
         }

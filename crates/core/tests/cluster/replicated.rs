@@ -166,6 +166,31 @@ async fn what_cannot_be_taken_back_is_in_doubt() {
     assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Indeterminate);
 }
 
+/// Rule H2: who had the slot does not know that its copy was brought to the origin.
+#[tokio::test(start_paused = true)]
+async fn what_a_new_owner_found_and_flushed_is_not_hidden_by_what_the_one_before_holds() {
+    let behind = three().await;
+    let (owner, stand_in) = (behind.cluster.owner("k"), behind.cluster.stand_in("k"));
+    behind.put(owner, "k", "old").await.unwrap();
+    behind.flush_all(&[owner]).await;
+    let put = behind.put_that_is_copied("k").await;
+    for node in &behind.cluster.nodes {
+        node.change_view(states(&behind.cluster, &[(owner, MemberState::Draining)])).unwrap();
+    }
+    settle(&behind.cluster).await;
+    let flushed = async {
+        while behind.table.row("k") != some("new") {
+            behind.disks[stand_in].flush().await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(TIMEOUT, flushed).await.unwrap();
+    // The new owner guards the key for as long as the write may take.
+    sleep(behind.cluster.groups[0].config().hard_timeout + Duration::from_secs(2)).await;
+    assert_eq!(behind.get(stand_in, "k").await, some("new"));
+    put.abort();
+}
+
 /// Rule B1.
 #[tokio::test(start_paused = true)]
 async fn where_the_stand_in_is_away_the_next_member_keeps_the_copy_and_without_any_nothing_is_written() {
