@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Boarded, Fetched, Group, Landing, boarded, load::Role, unreachable, wait_error};
+use super::{
+    Boarded, Fetched, Group, Landing, ROUTE_TRIES_MAX, boarded, load::Role, unreachable, unsettled, wait_error,
+};
 use crate::{
     Error, Key, Moment, Value,
     flight::{Leader, Sealed},
@@ -17,7 +19,7 @@ use crate::{
     view::Place,
 };
 
-/// How often an owner is looked for when those who are asked say that they aren't it.
+/// How often an owner is looked for when those who are asked say that they aren't it, where a stand-in is to answer then.
 const ASK_TRIES_MAX: u32 = 4;
 
 /// The pause before the second of those tries; it doubles, and half of it is chance. Views that differ agree within
@@ -58,7 +60,8 @@ impl Group {
     async fn ask_owner(&self, leader: &Leader<Landing>, slot: Slot, mut first: Option<Asked>) -> Landing {
         let (node, key) = (&self.0.node, leader.key());
         let mut told = None;
-        for attempt in 0..ASK_TRIES_MAX {
+        let tries_max = if self.is_stood_in_for() { ASK_TRIES_MAX } else { ROUTE_TRIES_MAX };
+        for attempt in 0..tries_max {
             let asked = match first.take().filter(|asked| !is_early(asked, leader)) {
                 Some(asked) => asked,
                 None => match told.take().map_or_else(|| self.owner_place(slot, key.as_bytes()), Place::At) {
@@ -83,6 +86,11 @@ impl Group {
         }
         // The lists of the members differ, and nobody answers for the key as its owner. A stand-in may.
         self.ask_stand_in(leader, slot).await
+    }
+
+    /// Whether another mostly can answer in the place of an owner. One that may be without what was written can't.
+    fn is_stood_in_for(&self) -> bool {
+        self.has_origin() && !self.is_strong() && !self.writes_behind()
     }
 
     /// The owner failed to answer this very request (rule S1).
@@ -176,9 +184,15 @@ impl Group {
         Landing::Failed(error)
     }
 
+    /// The key went elsewhere before anything was asked. The first time that is looked after at once.
+    pub(super) async fn pause_before_rerouting(&self, attempt: u32, deadline: Instant) -> Result<(), Error> {
+        let Some(paused) = attempt.checked_sub(1) else { return Ok(()) };
+        timeout_at(deadline, self.pause(paused)).await.map_err(|_| unsettled())
+    }
+
     async fn pause(&self, attempt: u32) {
         let share = self.0.node.chance(|chance| 0.5 + chance.f64() / 2.0);
-        tokio::time::sleep(ASK_PAUSE.mul_f64(share) * 2_u32.pow(attempt)).await;
+        sleep(ASK_PAUSE.mul_f64(share) * 2_u32.pow(attempt)).await;
     }
 }
 

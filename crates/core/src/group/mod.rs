@@ -82,8 +82,9 @@ pub const GET_MANY_MAX: usize = 1000;
 /// another request: a thousand large values would take gigabytes.
 pub const GET_MANY_VALUES_LEN_MAX: usize = 64 << 20;
 
-/// How often a get may find that the view changed under it before it gives up. Each time costs no waiting.
-const ROUTE_TRIES_MAX: usize = 4;
+/// How often a get may find that the key went elsewhere before it gives up: it takes half a second, in which nodes that can hear of each other
+/// agree, and who let go of what is its own has it back (rule C5).
+const ROUTE_TRIES_MAX: u32 = 9;
 
 /// Keys with one origin and one set of rules. Cheap to clone.
 #[derive(Clone)]
@@ -393,11 +394,12 @@ impl Group {
 
     /// Gets what the node's own store didn't have. What is held while it waits is memory that each caller takes.
     async fn miss(&self, key: &[u8], deadline: Instant) -> Result<Answer, Error> {
-        for _ in 0..ROUTE_TRIES_MAX {
+        for attempt in 0..ROUTE_TRIES_MAX {
             let Some(boarded) = self.board(key, deadline)? else { return Ok(self.nothing()) };
             if let Some(answer) = self.settle(key, boarded, deadline).await? {
                 return Ok(answer);
             }
+            self.pause_before_rerouting(attempt, deadline).await?;
         }
         Err(unsettled())
     }

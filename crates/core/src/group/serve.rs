@@ -145,7 +145,7 @@ impl Group {
         mut first: Option<Boarded>,
     ) -> Result<PeerAnswer, Error> {
         let PeerQuestion { key, deadline, .. } = &question;
-        for _ in 0..ROUTE_TRIES_MAX {
+        for attempt in 0..ROUTE_TRIES_MAX {
             let boarded = match first.take() {
                 Some(boarded) => boarded,
                 None => {
@@ -166,6 +166,7 @@ impl Group {
             if let Some(answer) = self.settle(key.as_bytes(), boarded, *deadline).await? {
                 return Ok(answer.for_peer(self.0.node.clock().wall_ms()));
             }
+            self.pause_before_rerouting(attempt, *deadline).await?;
         }
         Err(unsettled())
     }
