@@ -318,17 +318,24 @@ impl SlotState {
         }
     }
 
-    /// Who is asked is no member any more, and all that it may have granted has run out: nobody will answer.
-    pub(crate) fn given_up(&mut self) {
-        if matches!(self.role, Role::Claiming(_)) {
+    /// Who is asked is no member any more, and all that it may have granted has run out: nobody will answer. Whether the node acts. One that
+    /// was asked politely acts for the slot: it is to be [claimed back](Self::claims_back) first.
+    pub(crate) fn given_up(&mut self) -> bool {
+        let gives_up = matches!(self.role, Role::Claiming(claim) if !claim.is_polite);
+        if gives_up {
             self.act(self.term, true);
         }
+        gives_up
     }
 
     /// The node's view names it the owner, and it released the slot to another or let it claim it: it claims it back (rule C5).
     /// From one that can't be reached at any rate, else only if that one has learnt that it doesn't own it. Whether it does.
     pub(crate) fn claims_back(&mut self, is_unreachable: bool, term: Version) -> bool {
-        let (Role::Released { to } | Role::GaveUp { to: Some(to), .. }) = self.role else { return false };
+        let to = match self.role {
+            Role::Released { to } | Role::GaveUp { to: Some(to), .. } => to,
+            Role::Claiming(claim) if claim.is_polite && is_unreachable => claim.from,
+            _ => return false,
+        };
         self.claim(Claim { first: to, from: to, is_polite: !is_unreachable, ..Claim::NEW }, term);
         true
     }

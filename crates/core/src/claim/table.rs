@@ -500,11 +500,7 @@ impl Claims {
         self.each(|entry, nodes| {
             let first = entry.is_first.then_some(lease);
             let mut asked = || entry.state.ask().and_then(|(from, _)| first.or_else(|| wait.of(from, nodes)));
-            let gives_up = !entry.is_dirty && asked().is_some_and(|wait| now >= entry.gained + wait);
-            if gives_up {
-                entry.state.given_up();
-            }
-            gives_up
+            !entry.is_dirty && asked().is_some_and(|wait| now >= entry.gained + wait) && entry.state.given_up()
         })
     }
 

@@ -208,6 +208,45 @@ async fn a_load_that_a_claim_overtakes_is_answered_and_not_kept() {
     assert_eq!(cluster.groups[owner].store_stats().items(), 0);
 }
 
+/// Has the last of three take a key that by its view it owns for a while from the first, which goes on owning it by its own. The key.
+async fn taken_from_its_owner(cluster: &Cluster) -> String {
+    let names: Vec<_> = cluster.nodes.iter().map(|node| node.name().to_string()).collect();
+    let key = keys().into_iter().find(|key| cluster.owner(key) == 0 && cluster.stand_in(key) == 2).unwrap();
+    cluster.groups[0].put(&key, Value::from("old"), None, Condition::Always, TIMEOUT).await.unwrap();
+    cluster.nodes[2].change_view(members(&names[1..3])).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    cluster.groups[2].put(&key, Value::from("new"), None, Condition::Always, TIMEOUT).await.unwrap();
+    key
+}
+
+/// Rules C5 and W2: nobody owns it by any view but the one who let go of it.
+#[tokio::test(start_paused = true)]
+async fn a_get_waits_until_a_node_has_back_what_was_taken_from_it() {
+    let config = GroupConfig { hot_lease: Duration::from_millis(10), ..GroupConfig::default() };
+    let cluster = cluster(3, false, &config).await;
+    let key = taken_from_its_owner(&cluster).await;
+    cluster.nodes[2].change_view(states(&cluster, &[(3, MemberState::Joining)])).unwrap();
+    sleep(2 * config.hot_lease).await;
+    for place in 0..3 {
+        assert_eq!(text(&cluster.get(place, &key).await.unwrap()), "new", "at {place}");
+    }
+}
+
+/// Rule C5: what this node still holds from before is older than what the other may have written.
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_from_a_node_by_one_that_died_is_not_answered_as_it_was_before() {
+    let table = FakeTable::new();
+    let cluster = Cluster::through(&FakeNetwork::with_claims(), 4, &GroupConfig::default(), &table);
+    let cluster = joinable(cluster).await;
+    let key = taken_from_its_owner(&cluster).await;
+    cluster.kill(2);
+    let left: Vec<_> = cluster.nodes[..2].iter().map(|node| node.name().to_string()).collect();
+    cluster.nodes[..2].iter().for_each(|node| node.change_view(members(&left)).unwrap());
+    for place in 0..2 {
+        assert_eq!(text(&cluster.get(place, &key).await.unwrap()), "new", "at {place}");
+    }
+}
+
 /// Rule W5: who does not say at once what it acted for is asked until it does.
 #[tokio::test(start_paused = true)]
 async fn what_a_node_wrote_while_it_was_apart_is_had_from_it_though_it_answers_late() {
