@@ -62,6 +62,19 @@ async fn without_an_origin_nodes_that_disagree_have_nothing_to_answer() {
     assert_eq!(cluster.get(0, "k").await.unwrap_err().kind(), ErrorKind::OwnerUnreachable);
 }
 
+/// Rule W2.
+#[tokio::test(start_paused = true)]
+async fn where_nobody_stands_in_a_get_waits_while_nodes_come_to_agree() {
+    let cluster = Cluster::plain(2);
+    change(&cluster, 0, &[1]);
+    change(&cluster, 1, &[0]);
+    let get = cluster.spawn_get(0, "k");
+    sleep(Duration::from_millis(200)).await;
+    assert!(!get.is_finished());
+    change(&cluster, 1, &[1]);
+    assert!(get.await.unwrap().unwrap().value.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn over_groupcaches_protocol_nodes_that_disagree_answer_all_the_same_and_keep_nothing() {
     let cluster = Cluster::new(2);
