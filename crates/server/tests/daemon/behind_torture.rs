@@ -125,6 +125,10 @@ struct Written {
 }
 
 impl Written {
+    fn was_acknowledged(&self, number: u64) -> bool {
+        self.acknowledged.is_some_and(|last| number <= last) && !self.doubtful.contains(&number)
+    }
+
     /// Whether a number may be what there is, where that one was acknowledged.
     fn may_be(&self, number: u64, acknowledged: u64) -> bool {
         number >= acknowledged || self.doubtful.contains(&number)
@@ -342,7 +346,12 @@ impl Torture {
             (count(&clients.acknowledged), count(&clients.refused), count(&clients.read));
         let made_count = made.len();
         let mut reached: HashMap<String, String> = HashMap::new();
+        let mut made_acknowledged = HashSet::new();
         for change in made {
+            let number = change.value.as_deref().unwrap().parse().unwrap();
+            if written[&change.key].was_acknowledged(number) {
+                made_acknowledged.insert((change.key.clone(), number));
+            }
             let newest = reached.entry(change.key).or_default();
             *newest = change.version.max(std::mem::take(newest));
         }
@@ -351,13 +360,15 @@ impl Torture {
         };
         let lost: Vec<_> = written.iter().filter(is_lost).map(|(key, it)| (key, &it.version)).collect();
         eprintln!(
-            "{name} of seed {seed}: {acknowledged} writes acknowledged, {} lost, {refused} not acknowledged; {made_count} made at the origin, {} \
-             turned down there; {read} read",
+            "{name} of seed {seed}: {acknowledged} writes acknowledged, {} of them made one by one, {} lost, {refused} not acknowledged; \
+             {made_count} made at the origin, {} turned down there; {read} read",
+            made_acknowledged.len(),
             lost.len(),
             sink.turned_down(),
         );
         assert!(lost.is_empty(), "acknowledged and lost, of seed {seed}: {lost:?}");
         sink.assert_in_order();
+        assert!(made_acknowledged.len() < acknowledged, "changes of a key are gathered");
         assert_eq!(cluster.metric("larder_dead_letters_total").await, 0);
         for (key, it) in &written {
             let Some(acknowledged) = it.acknowledged else { continue };
