@@ -210,6 +210,14 @@ impl SlotState {
         {
             return self.release(claimer, ask.term, release.had);
         }
+        // Two that asked each other have both given up: nobody has the slot.
+        if let Role::GaveUp { from, to: Some(to) } = self.role
+            && to == claimer
+            && ask.term == self.term
+            && ask.gave_up.is_some_and(|(by, given_up)| by == from && ask.term <= given_up.until)
+        {
+            return self.release(claimer, ask.term, false);
+        }
         if let Some(answer) = self.said_before(claimer, ask.term) {
             return answer;
         }
@@ -392,5 +400,39 @@ impl SlotState {
     #[cfg(test)]
     pub(super) fn forget_term(&mut self) {
         self.term = Version::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::Reading;
+
+    fn term(number: u64) -> Version {
+        Version::new(Reading::from_bits(number), 1)
+    }
+
+    /// Each of two has claimed a slot from the other, unknown to a view that gave it to both, when a third comes to own it.
+    #[test]
+    fn who_is_sent_to_and_fro_by_two_that_have_given_up_has_the_slot() {
+        let (a, b, c) = (1, 2, 3);
+        let acting = |other, number| {
+            let mut state = SlotState::NEW;
+            state.gained(None, term(number));
+            assert!(state.recalled(other, term(number + 2)));
+            state.lost();
+            state
+        };
+        let (mut at_a, mut at_b, mut at_c) = (acting(b, 1), acting(a, 2), SlotState::NEW);
+        assert!(at_c.gained(Some(a), term(9)));
+        let mut asked = Vec::new();
+        while let Some((from, ask)) = at_c.ask() {
+            asked.push(from);
+            assert!(asked.len() <= 3, "{asked:?}");
+            let answer = if from == a { at_a.claimed(c, ask, false) } else { at_b.claimed(c, ask, false) };
+            at_c.answered(c, from, ask.term, answer, term(20));
+        }
+        assert_eq!(asked, [a, b, a]);
+        assert!(matches!(at_c.role(), Role::Acting { alone: true }));
     }
 }
