@@ -318,7 +318,8 @@ impl Node {
 
     /// Answers a member that asks what [`recall_from`](Self::recall_from) does.
     pub(crate) fn recalled(&self, from: &Arc<str>, incarnation: u32, has_mine: bool) -> SlotReply {
-        if has_mine {
+        // Names come from outside: only members are remembered.
+        if has_mine && self.peek_view().members().position(from).is_some() {
             self.recall_later(from.clone());
             self.tenure().work.notify_one();
         }
